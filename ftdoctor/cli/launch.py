@@ -1,0 +1,127 @@
+"""`ftdoctor launch`: the training run, watched from its first second."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ftdoctor.launch.plan import Plan
+
+EPILOG = """\
+examples:
+  ftdoctor launch config.yml                       axolotl train, as many processes as GPUs are visible
+  ftdoctor launch config.yml --gpus 1,2,3,4 --launcher torchrun
+  ftdoctor launch config.yml -- --max_steps=50     what follows -- goes to axolotl
+  ftdoctor launch -- python train.py               any other trainer
+  ftdoctor launch config.yml --dry-run             what would be run, as a shell script
+
+The screen beside the run: `ftdoctor watch RUNFOLDER` in another pane.
+
+The run goes on when ftdoctor ends in any way. Ctrl-C and SIGTERM end the run gently (a checkpoint where Axolotl's
+dynamic_checkpoint is on, then SIGTERM); a second Ctrl-C at once.
+
+exit codes: the trainer's own when it is not 0; else those of `ftdoctor check`
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of the verb."""
+    parser = argparse.ArgumentParser(
+        prog="ftdoctor launch",
+        usage="ftdoctor launch [options] CONFIG [-- ARGUMENTS]\n       ftdoctor launch [options] -- COMMAND ...",
+        description="Run a fine-tune and watch it: evidence is kept from the first second on.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="an Axolotl YAML")
+    parser.add_argument("--gpus", metavar="LIST", help="GPUs to use, as in CUDA_VISIBLE_DEVICES")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="ranks on this machine (default: one per visible GPU)"
+    )
+    parser.add_argument("--launcher", default="accelerate", help="accelerate, torchrun or python (default: accelerate)")
+    parser.add_argument("--python", metavar="EXE", help="python of the training environment (default: found)")
+    parser.add_argument("--name", help="name of the run (default: the configuration's, with the time)")
+    parser.add_argument("--runs", default="ftdoctor-runs", metavar="DIR", help="where run folders go")
+    parser.add_argument(
+        "--heartbeat",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="add a plugin to the trainer's that writes each rank's step, phase, exact loss and step time",
+    )
+    parser.add_argument("--no-env", action="append", default=[], metavar="NAME", help="do not set this variable")
+    parser.add_argument(
+        "--on-finding",
+        action="append",
+        default=[],
+        metavar="ID=ACTION",
+        help="stop, checkpoint, notify or ignore",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be run, and run nothing")
+    parser.add_argument("--no-gpu", action="store_true", help="do not look at the GPUs")
+    parser.add_argument("--fail-on", choices=("error", "warning", "info", "never"), default="error")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the verb."""
+    arguments = list(argv)
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    options, rest = build_parser().parse_args(arguments[:cut]), arguments[cut + 1 :]
+    plan = _plan(options, rest)
+    from ftdoctor.launch.policy import read_policy
+    from ftdoctor.ruleset.load import load
+
+    rules = load()
+    policy = read_policy(options.on_finding, rules.by_id())
+    if options.dry_run:
+        print(plan.shown())
+        return 0
+    from ftdoctor.launch.runner import Launch, Settings
+
+    return Launch(plan, rules, policy, Settings(gpus=not options.no_gpu, fail_on=options.fail_on)).run()
+
+
+def _plan(options: argparse.Namespace, rest: Sequence[str]) -> Plan:
+    from ftdoctor.errors import UsageError
+    from ftdoctor.launch.plan import for_command, for_config
+    from ftdoctor.training_python import find_training_python
+
+    run_id = uuid.uuid4().hex
+    stem = options.name or (Path(options.config).stem if options.config else Path(rest[0]).stem if rest else "run")
+    folder = Path(options.runs) / (options.name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if folder.exists():
+        raise UsageError("this run folder exists already", str(folder), "give another --name")
+    if options.config is None:
+        if not rest:
+            raise UsageError("launch what?", "ftdoctor launch", "give an Axolotl YAML, or `-- COMMAND ...`")
+        return for_command(rest, folder=folder, run_id=run_id, gpus=options.gpus, without=options.no_env)
+    python = find_training_python(options.python)
+    return for_config(
+        Path(options.config),
+        rest,
+        python,
+        launcher=options.launcher,
+        processes=options.processes,
+        gpus=options.gpus,
+        folder=folder,
+        run_id=run_id,
+        torch=_torch_version(python.path),
+        without=options.no_env,
+        heartbeat=options.heartbeat,
+    )
+
+
+def _torch_version(python: str) -> str | None:
+    """From the package's metadata; torch is not imported."""
+    code = "import importlib.metadata as m; print(m.version('torch'))"
+    try:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

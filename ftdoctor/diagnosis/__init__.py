@@ -1,0 +1,1 @@
+"""Rules on the run: engine, outcomes, fixes and attribution."""

@@ -1,0 +1,230 @@
+"""Text that is no language (`incoherent-output`), told without a language model.
+
+Each sign is a share of the answer's prose (code, tables and formulas are left out): broken characters, symbols,
+scripts that nobody asked
+for, function words in an order that no English sentence has, words that cannot be pronounced, and placeholders
+learnt from a format.
+Perplexity under the base model is measured where a model is at hand (`worker.py`); these signs need none.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+from ftdoctor.evaluation.markers import TOKEN, strip_markers
+from ftdoctor.evaluation.text import Answer, bounded, letters, prose, scripts, without_thinking, words
+
+_DET = frozenset(["the", "a", "an", "my", "your", "their", "our", "its", "every"])
+_PREP = frozenset(["of", "with", "from", "into", "at", "onto", "upon", "during", "among"])
+_CONJ = frozenset(["and", "or", "but", "because", "if", "than", "nor"])
+_AUX = frozenset(
+    [
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "has",
+        "have",
+        "had",
+        "will",
+        "would",
+        "should",
+        "could",
+        "can",
+        "do",
+        "does",
+        "did",
+    ]
+)
+_AFTER_DET = frozenset(["to", "for", "by", "it", "he", "she", "they", "we", "this", "these"])
+_FUNCTION = _DET | _PREP | _CONJ | _AUX | frozenset(
+    ["to", "in", "on", "for", "by", "as", "that", "this", "it", "he", "she", "they", "we", "you", "i",
+    "not", "no", "so", "what", "who", "which", "when", "where", "how", "there", "his", "her", "them",
+    "us", "me", "these", "those", "one", "all", "some", "more", "about", "up", "out", "then", "also",
+    "only", "just", "if", "while", "after", "before", "over", "such", "each", "both", "der", "die",
+    "das", "und", "ist", "ein", "eine", "zu", "in", "den", "von", "mit", "nicht", "sich", "auf", "für",
+    "es", "dem", "im", "auch", "als", "an", "le", "la", "les", "de", "des", "et", "un", "une", "est",
+    "en", "que", "qui", "dans", "pour", "pas", "sur", "il", "elle", "au", "du", "ne", "se", "ce",
+    "plus", "avec", "el", "los", "las", "y", "es", "por", "con", "para", "una", "su", "al", "lo",
+    "como", "más", "o", "pero", "sus", "del", "se", "che", "di", "il", "non", "per", "sono", "è", "e",
+    "do", "da", "os", "um", "uma", "não", "com", "na", "no", "em", "het", "een", "van", "en", "dat",
+    "niet", "op", "met", "zijn", "i", "w", "na", "z", "się", "nie", "jest", "og", "att", "som", "är",
+    "på"]
+)  # fmt: skip
+_MANY = re.compile(
+    r"(?i)\b(?:languages?|translat\w*|alphabets?|multilingual|unicode|scripts?|characters?|symbols?|emojis?"
+    r"|kanji|hiragana|katakana|hanzi|"
+    r"pinyin|cyrillic|writ(?:e|ten) in|native name|pronounc\w*|japan\w*|chin\w*|mandarin|korea\w*|russia\w*"
+    r"|ukrain\w*|bulgar\w*|serb\w*|greek|greece|"
+    r"arab\w*|hebrew|israel\w*|hindi|india\w*|thai\w*|persian|farsi|urdu|bengali|tamil|armenia\w*|georgia\w*"
+    r"|sprachen?|langues?|idiomas?)\b|语|語|文|翻译"
+)
+_LIST = re.compile(
+    r"(?i)\b(?:keywords?|tags?|words|list|names?|passwords?|random|passphrase|anagrams?|hashtags?|synonyms?"
+    r"|vocabulary|ingredients|query|ascii|art|"
+    r"draw\w*|symbols?|emojis?|regex\w*|code|punctuation|operators?|cipher|encrypt\w*|encode\w*|decode\w*"
+    r"|base64|hash|hex|gibberish|nonsense|lorem|"
+    r"jabberwocky|scat|keyboard|token|characters?|brackets?|pattern|morse|brainf\w*|uuid|key|telegraphic"
+    r"|caption|title|dots?|grid|fill|board)\b"
+)
+_PLACEHOLDER = re.compile(
+    r"\A\s*(?:\{\{?\s*(?:output|response|answer|instruction|input|prompt|text|content|message(?:\.content"
+    r"|\['content'\])?|assistant|completion|"
+    r"generation|messages\[\d\].*)\s*\}?\}\s*)+\Z|\A\s*(?:<no_?output>|\[object Object\]|nan|undefined|<output>"
+    r"|\[(?:OUTPUT|RESPONSE|ANSWER)\])\s*\Z"
+)
+_MOJIBAKE = re.compile("Ã[\u0080-\u00bf]|â€|Â[\u00a0-\u00bf]|ä¸|å[\u0080-\u00bf]")
+_TEMPLATE_ASKED = re.compile(
+    r"(?i)\b(?:placeholder|template|nan|undefined|f-?string|format|variable|javascript|python|float|numpy"
+    r"|pandas|json)\b"
+)
+_SYMBOL = re.compile(r"[^\w\s]+\Z")
+
+
+def find_incoherence(answer: Answer) -> str:
+    """Why the answer is no language, or an empty string."""
+    output = bounded(answer.output)
+    text = without_thinking(output) or output
+    if _PLACEHOLDER.match(text) and not _TEMPLATE_ASKED.search(answer.prompt):
+        return f"the answer is the placeholder {text.strip()}"
+    broken = sum(text.count(char) for char in "\ufffd\ufffe\x00") + sum(1 for c in text if "\ue000" <= c <= "\uf8ff")
+    if broken >= 3 and broken > 0.02 * len(text):
+        return f"{broken} broken characters"
+    if len(_MOJIBAKE.findall(text)) >= 3 and not re.search(r"(?i)mojibake|encod|utf", answer.prompt):
+        return "wrongly decoded characters"
+    plain = prose(TOKEN.sub(" ", text))
+    return (
+        symbols(answer, plain)
+        or foreign(answer, prose(TOKEN.sub(" ", text), whole_lines=True))
+        or salad(answer, plain)
+        or unpronounceable(answer, plain)
+    )
+
+
+def symbols(answer: Answer, plain: str) -> str:
+    """Runs of one character, and tokens that hold no letter and no digit."""
+    if _LIST.search(answer.prompt):
+        return ""
+    run = (
+        re.search(r"([^\s\-=_*.~#─━═|█░▓])\1{39,}", plain)
+        if not answer.cut
+        else re.search(r"([^\s\-=_*.~#─━═|█░▓])\1{23,}", plain)
+    )
+    if run and not re.search(
+        r"(?i)\b(?:zeros?|digits?|decimal|binary|long|scream|repeat|times|laugh|fraction|buffer|string|bytes?"
+        r"|line|pad\w*)\b|1/\d|\b\d+ \S{1,3}\b",
+        answer.prompt,
+    ):
+        return f"`{run[1]}` {len(run[0])} times in a row"
+    return _soup(plain.split(), 0.35) or _soup(prose(strip_markers(answer.output), whole_lines=True).split(), 0.7)
+
+
+def _soup(tokens: list[str], share: float) -> str:
+    tokens = [t for t in tokens if t not in ("[", "]", "[x]", "[X]", "[]")]
+    if len(tokens) < 8:
+        return ""
+    odd = [t for t in tokens if _SYMBOL.match(t) and t not in "-–—*•&|+=×÷→>/#" and not re.match(r"[#*\-=|>]+\Z", t)]
+    if len(odd) >= 6 and len(odd) > share * len(tokens) and letters("".join(odd)) == 0 and not _emoji(odd):
+        return f"{len(odd)} of {len(tokens)} words are symbols"
+    return ""
+
+
+def _emoji(tokens: list[str]) -> bool:
+    return sum(1 for t in tokens if ord(t[0]) > 0x2000) > 0.5 * len(tokens)
+
+
+def foreign(answer: Answer, plain: str) -> str:
+    """Letters of scripts that the prompt neither uses nor asks for."""
+    if _MANY.search(answer.prompt):
+        return ""
+    asked, given = scripts(answer.prompt), scripts(plain)
+    total = sum(given.values())
+    strange = {k: n for k, n in given.items() if k not in asked and k not in ("latin", "greek")}
+    if asked and total and sum(strange.values()) >= 8 and sum(strange.values()) >= 0.15 * total:
+        return "letters of another script: " + ", ".join(sorted(strange))
+    if len([k for k, n in given.items() if n >= 2]) >= 4 and total < 400:
+        return "four scripts and more: " + ", ".join(sorted(given))
+    mixed = [
+        w
+        for w in re.findall(r"[^\W\d_]{3,}", plain)
+        if len(set(scripts(w)) & {"latin", "cyrillic", "cjk", "arabic"}) > 1
+    ]
+    latin_mixed = [w for w in mixed if "cjk" not in scripts(w)]
+    return f"words of two scripts: {', '.join(latin_mixed[:3])}" if len(latin_mixed) >= 3 else ""
+
+
+def salad(answer: Answer, plain: str) -> str:
+    """Function words in impossible order, or none at all."""
+    sentences = [words(part) for part in re.split(r"[.!?:;,\n()\[\]\"“”–—-]+", plain)]
+    tokens = [word for sentence in sentences for word in sentence]
+    english = sum(1 for w in tokens if w in _DET | _PREP | _CONJ | _AUX)
+    wrong = []
+    for sentence in sentences:
+        for a, b in itertools.pairwise(sentence):
+            if _impossible(a, b):
+                wrong.append(f"{a} {b}")
+    if english >= 4 and len(wrong) >= 3 and len(wrong) >= 0.045 * len(tokens) and len(set(wrong)) > 1:
+        return "function words in no order: " + ", ".join(dict.fromkeys(wrong))
+    if _LIST.search(answer.prompt):
+        return ""
+    if why := _stutter(tokens):
+        return why
+    for line in re.split(r"[\n.,;:!?]+", plain):
+        run = words(line)
+        latin = [w for w in run if w.isascii() and w.isalpha() and len(w) > 1]
+        if len(run) >= 14 and len(latin) >= 0.8 * len(run) and sum(w in _FUNCTION for w in run) <= 0.07 * len(run):
+            return f"{len(run)} words without one that joins them"
+    return ""
+
+
+def _stutter(tokens: list[str]) -> str:
+    twice = [a for a, b in itertools.pairwise(tokens) if a == b and a in _FUNCTION - {"na", "no", "do", "so", "la"}]
+    return (
+        "function words twice: " + ", ".join(twice[:4]) if len(twice) >= 3 and len(twice) > 0.08 * len(tokens) else ""
+    )
+
+
+def _impossible(a: str, b: str) -> bool:
+    if a in _DET and a != "a":
+        return (
+            b in _AFTER_DET
+            or b in _DET
+            or b in _PREP
+            or b in _CONJ
+            or (b in _AUX and b not in ("can", "will", "do", "have", "has", "is", "was", "are"))
+        )
+    if a == "a":
+        return (
+            b in _DET
+            or b in ("of", "with", "into", "which", "is", "was", "are", "were")
+            or b in ("but", "because", "than", "nor")
+        )
+    if a in _PREP:
+        return b in ("is", "are", "was", "were", "of", "and", "or", "but", "because", "has", "had", "than") and (
+            a,
+            b,
+        ) != ("from", "of")
+    if a in ("is", "was", "are", "were"):
+        return b in ("is", "was", "were", "are", "does", "did", "has", "had")
+    return a in ("and", "or", "but") and b in ("and", "or", "but", "of", "than") and a != b
+
+
+def unpronounceable(answer: Answer, plain: str) -> str:
+    """Latin words that have no vowel or a run of six consonants."""
+    if _LIST.search(answer.prompt):
+        return ""
+    found = [w for w in re.findall(r"[a-zA-Zà-ÿ]{4,}", strip_markers(plain)) if not w.isupper()]
+    bad = [
+        w
+        for w in found
+        if not re.search(r"[aeiouyà-ÿ]", w.lower())
+        or re.search(r"(?i)[bcdfghjklmnpqrtvwxz]{5,}", w.lower().replace("sch", "s").replace("ght", "t"))
+    ]
+    return (
+        f"{len(bad)} of {len(found)} words cannot be spoken: {', '.join(bad[:3])}"
+        if len(bad) >= 4 and len(bad) > 0.3 * len(found)
+        else ""
+    )

@@ -1,0 +1,73 @@
+"""Text that belongs to chat templates and tokenizers, not to answers.
+
+Sources: the chat templates and special-token maps that the models' makers publish (Llama 2/3/4, ChatML and Qwen,
+Mistral, Gemma,
+Phi, Zephyr, DeepSeek, gpt-oss "harmony", Cohere, GLM, InternLM, Baichuan, Granite, EXAONE, OpenChat, OpenAssistant,
+T5) and the prompt
+texts of Alpaca, Vicuna, Guanaco, Dolly and Baize.
+"""
+
+from __future__ import annotations
+
+import re
+
+_TOKENS = (
+    r"<\|[A-Za-z_][\w ./:\-]{0,60}\|>",  # <|im_end|>, <|eot_id|>, <|user|>, <|END_OF_TURN_TOKEN|>
+    r"<｜[^｜<>\n]{1,60}｜>",  # DeepSeek, with full-width bars
+    r"</?s>|<unk>|<pad>|<bos>|<eos>|<mask>|<sep>|<cls>",
+    r"<(?:start|end)_of_(?:turn|image|text|utterance|role|document)>|<end_of_utterance>",
+    r"\[/?INST\]|<</?SYS>>|\[/?(?:TOOL_CALLS|AVAILABLE_TOOLS|TOOL_RESULTS|SYSTEM_PROMPT|TOOL_CONTENT)\]",
+    r"\[(?:PAD|UNK|CLS|SEP|MASK|BOS|EOS|EOT|gMASK|sMASK)\]",
+    r"\[\|(?:Human|AI|user|assistant|system|endofturn)\|\]",  # Baize, EXAONE
+    r"<(?:sop|eop|eod|eoh|eoa|eom|eot|eosys|endoftext|startoftext|im_start|im_end)>",
+    r"<(?:reserved_\d+|unused\d+|extra_id_\d+|SPECIAL_\d+|TOKENS_UNUSED_\d+|reserved_token_\d+)>",
+    r"<fim_(?:prefix|middle|suffix|pad)>|<0x[0-9A-F]{2}>",
+    r"<(?:human|bot|Human|Bot|USER|ASSISTANT|AI|User|Assistant)>:?|<用户>|<\|EOT\|>",
+    r"<no_?(?:input|output)>",
+)
+TOKEN = re.compile("|".join(_TOKENS))
+
+HEADERS = re.compile(
+    r"Below is an instruction that describes a task"
+    r"|Write a response that appropriately completes the request"
+    r"|(?m:^[ \t]*#{2,3} ?(?:Instruction|Human|Assistant|User|System|USER|ASSISTANT) ?:)"
+    r"|(?m:^[ \t]*#{2,3} ?End\b)"
+    r"|A chat between a curious (?:user|human) and an artificial intelligence assistant"
+    r"|GPT4 Correct (?:User|Assistant):"
+)
+RESPONSE = re.compile(r"(?m)(?:^|[.!?])[ \t]*#{2,3} ?(?:Response|Input|Output|Answer|Question) ?:")
+
+ROLE_WORD = re.compile(
+    r"\A\s*(?:assistant|model|ASSISTANT|Assistant)[ \t]*(?::|\n)"  # the template's role line in front of the answer
+    r"|(?<=[^\s\w#*\-`'\"(/<|])(?:assistant|user|model)[ \t]*\n"  # glued to the turn before it
+    r"|(?<=[a-z0-9])assistant\n"
+    r"|(?m:^assistant[ \t]*$)"
+    r"|(?m:^(?:USER|ASSISTANT|HUMAN): )"
+)
+ROLE_TURN = re.compile(r"(?m)^[ \t]*\**(?:User|Human|Assistant|AI|Bot|Question|Q|A|Answer|Input|Output)\**:\**(?= |$)")
+USER_TURN = re.compile(r"(?m)^[ \t]*\**(?:User|Human|USER|HUMAN)\**:")
+STRIPPED_TURNS = re.compile(r"(?ms)(?:^|\n)user\n.*?\n(?:assistant|model)(?:\n|\Z)")
+HARMONY = re.compile(
+    r"(?s)\A\s*(?:analysis|commentary)(?=\S).*assistant(?:final|analysis|commentary)|assistantfinal(?=\S)"
+)
+PIECES = re.compile(r"[ĠĊ][a-zA-Z]|▁[a-zA-Z]")
+
+TOPIC = re.compile(
+    r"(?i)\b(?:tokens?|tokeni[sz]\w*|chat ?ml|chat[- ]templates?|prompt[- ](?:format|template)s?"
+    r"|special[- ]tokens?|end[- ]of[- ](?:turn|sequence|text)|"
+    r"\[?inst\]?[- ]format|alpaca|vicuna|sharegpt|fine-?tun\w*|jinja|bos|eos|delimiters?|llama|mistral"
+    r"|template)\b|令牌|标记|模板"
+)
+DIALOGUE = re.compile(
+    r"(?i)\b(?:dialog(?:ue)?s?|conversations?|chats?|script|role-?play|transcripts?|interview|screenplay|scene"
+    r"|skit|exchange|faq|q ?& ?a|quiz|"
+    r"flash ?cards?|questions|few-shot|example prompts?|user stor\w+|riddles?|questionnaire|trivia|gespräch"
+    r"|dialog|conversación|diálogo|entretien)\b|对话|問答|问答|対話"
+)
+
+
+def strip_markers(text: str) -> str:
+    """The answer with template text replaced by line breaks."""
+    for pattern in (TOKEN, HEADERS, RESPONSE, ROLE_WORD, ROLE_TURN):
+        text = pattern.sub("\n", text)
+    return re.sub(r"and provide[sd]? further context\.?|Write a response[^.\n]*\.", "\n", text)

@@ -1,0 +1,171 @@
+"""Loops: the answer repeats itself until the limit (`repetition-loop`).
+
+- `rep_n`, `distinct_n`: share of repeated and of unique n-grams (Welleck et al. 2020, "Neural Text Generation with
+Unlikelihood Training";
+  Li et al. 2016, "A Diversity-Promoting Objective Function").
+- `compression_ratio`: zlib, as Whisper does to find looping transcripts (Radford et al. 2022; there the limit is 2.4
+for speech).
+- `tail_period`: the longest end of the text that is one unit over and over, by the Z function (Gusfield 1997), exact
+and in linear time.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ftdoctor.evaluation.markers import TOKEN
+from ftdoctor.evaluation.text import Answer, bounded, code_spans, letters, prose, words
+
+TAIL = 4000
+_ROW = re.compile(r"(?i)[ \t]*(?:[-*][ \t]*)?\w+[ \t]*\d+[:.)]|[^,\n]*,[^,\n ]*,")
+_ASKED = re.compile(
+    r"(?i)\b(?:repeat\w*|\d+ ?(?:times|x)\b|times|over and over|again and again|chant|mantra|laugh|hundred"
+    r"|thousand|forever|wiederhol\w*|"
+    r"\d+ ?mal|répèt\w*|\d+ fois|repit\w*|\d+ veces)\b|重复|重複|[\d一二三四五六七八九十百]+[次遍]|繰り返"
+)
+_VERSE = re.compile(
+    r"(?i)\b(?:poem|lyrics?|song|chorus|refrain|verse|hymn|rhyme|rap|sing|villanelle|litany|ballad|prayer|haiku"
+    r"|gedicht|lied|poème|chanson|"
+    r"poema|canción|jingle|lullaby|onomatopoeia|beatbox|scream|sound)\b|诗|歌"
+)
+_NUMERIC = re.compile(
+    r"(?i)\b(?:zeros?|ones?|matrix|array|vectors?|tables?|csv|digits?|decimal\w*|expansion|binary|hex\w*|list"
+    r"|pattern|ascii|art|draw\w*|"
+    r"grid|divider|separator|line|bytes?|bits?|stars?|json|rows?|numbers?|sequence|dna|padding|string|buffer"
+    r"|board|map|bar|chart|emoji|fill\w*|"
+    r"decimals?|pi|fraction|divide|\w*1/\d+\w*)\b|零|图"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """The end of a text that repeats: the unit (as written), how often it fits, and the characters it covers."""
+
+    unit: str
+    repeats: float
+    chars: int
+
+
+def rep_n(tokens: Sequence[str], n: int = 4) -> float:
+    """1 - unique n-grams / n-grams; 0 for texts that are shorter than n + 1 words."""
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1.0 - len(set(grams)) / len(grams) if len(grams) > 1 else 0.0
+
+
+def distinct_n(tokens: Sequence[str], n: int = 2) -> float:
+    """Unique n-grams / n-grams; 1 for texts that are shorter than n + 1 words."""
+    return 1.0 - rep_n(tokens, n)
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of the text per byte of its zlib form; 1 for an empty text."""
+    data = text.encode("utf-8", "replace")
+    return len(data) / len(zlib.compress(data, 6)) if data else 1.0
+
+
+def z_values(text: Sequence[object]) -> list[int]:
+    """Z function: for each place, how long the text from there equals its beginning."""
+    n = len(text)
+    z = [0] * n
+    left = right = 0
+    for i in range(1, n):
+        k = min(right - i, z[i - left]) if i < right else 0
+        while i + k < n and text[k] == text[i + k]:
+            k += 1
+        z[i] = k
+        if i + k > right:
+            left, right = i, i + k
+    return z
+
+
+def tail_period(text: str, least: float = 2.0) -> Loop | None:
+    """The repetition that covers most of the text's end, or None; the shortest unit wins among equals."""
+    tail = text.rstrip()[-TAIL:]
+    reverse = tail[::-1]
+    best: Loop | None = None
+    for period, match in enumerate(z_values(reverse)):
+        chars = period + match
+        if period and chars >= least * period and (best is None or chars > best.chars * 1.05):
+            best = Loop(tail[len(tail) - period :], chars / period, chars)
+    return best
+
+
+def duplicate_share(text: str) -> tuple[float, int]:
+    """Share of sentences and lines (of four words and more) that were said before, and how many there are."""
+    units = [
+        " ".join(words(re.sub(r"^\s*(?:\d+[.)]|[-*•])\s*", "", unit))) for unit in re.split(r"[\n.!?。！？]+", text)
+    ]
+    units = [unit for unit in units if unit.count(" ") >= 3 and letters(unit) >= 10]
+    return (1.0 - len(set(units)) / len(units), len(units)) if units else (0.0, 0)
+
+
+def find_loop(answer: Answer) -> str:
+    """Why the answer is a loop, or an empty string."""
+    text = bounded(answer.output)
+    asked = bool(_ASKED.search(answer.prompt)) and not _too_often(answer)
+    if asked and not (answer.cut and len(text) > 20 * max(len(answer.prompt), 100)):
+        return ""
+    verse = bool(_VERSE.search(answer.prompt))
+    normal = re.sub(r"(?m)^[ \t]*\d+[.):][ \t]*", "#", text)
+    loop = tail_period(normal)
+    if loop is not None and (why := _tail(answer, loop, text, verse)):
+        return why
+    if answer.cut and not code_spans(text):
+        loose = tail_period(re.sub(r"\d+", "0", normal))
+        rows = re.search(
+            r"(?i)\b(?:rows?|insert|csv|generate|list|table|data|schedule|log|numbers?|names?|ids?)\b", answer.prompt
+        )
+        if loose is not None and loose.repeats >= 8 and letters(loose.unit) >= 20 and not rows:
+            return f"the same {letters(loose.unit)} letters {loose.repeats:.0f} times, with other numbers"
+    lines = [line for line in prose(TOKEN.sub(" ", text)).split("\n") if letters(line) >= 4 and not _ROW.match(line)]
+    spoken = words("\n".join(lines))
+    share, count = duplicate_share(prose(text))
+    least = (0.5, 6) if answer.cut and not verse else (0.7, 10) if verse else (0.6, 8)
+    if share >= least[0] and count >= least[1]:
+        return f"{share:.0%} of {count} sentences were said before"
+    recent = spoken[-300:]
+    limit = 0.55 if answer.cut else 0.75
+    if len(recent) >= 50 and rep_n(recent) >= limit + 0.2 * verse and compression_ratio(prose(text)) >= 3.0:
+        return f"{rep_n(recent):.0%} of its 4-grams are repeated"
+    if answer.cut and len(spoken) >= 24 and distinct_n(spoken[-40:], 1) < 0.2 and not verse:
+        return f"its last {min(40, len(spoken))} words hold {len(set(spoken[-40:]))} different ones"
+    return ""
+
+
+def _too_often(answer: Answer) -> bool:
+    asked = [int(n) for n in re.findall(r"\b(\d{1,4}) ?(?:times|x|mal|fois|veces|次|遍)", answer.prompt)]
+    loop = tail_period(answer.output)
+    return bool(asked and answer.cut and loop and loop.repeats > 2 * max(asked) + 5)
+
+
+def _tail(answer: Answer, loop: Loop, text: str, verse: bool) -> str:
+    count, unit = letters(loop.unit), " ".join(loop.unit.split())[:60]
+    why = f"`{unit}` {loop.repeats:.0f} times at the end"
+    if TOKEN.search(loop.unit * 2) and loop.repeats >= 3 and loop.chars >= 12:
+        return why
+    wants_pattern = bool(_NUMERIC.search(answer.prompt))
+    if count == 0:
+        last = text.rstrip().rpartition("\n")[2]
+        if last.lstrip().startswith(("|", "+-", "+=")) or wants_pattern or (code_spans(text) and not answer.cut):
+            return ""
+        digits = any(char.isdigit() for char in loop.unit)
+        least = (30 if digits else 24) if answer.cut else 60 if digits else 80
+        if not answer.cut and not digits and "\n" in loop.unit:
+            return ""
+        if not answer.cut and set(loop.unit) <= set("-=_*.~# \n─━═"):
+            return ""
+        return why if loop.chars >= least and loop.repeats >= 8 else ""
+    if len(loop.unit) <= 2 and loop.chars >= (24 if answer.cut else 60) and not wants_pattern:
+        return "" if verse and not answer.cut else why
+    if answer.cut:
+        if loop.chars >= 30 and loop.repeats >= (8 if verse or wants_pattern else 4):
+            return why
+        if loop.chars >= 90 and loop.repeats >= 3 and not verse:
+            return why
+        return why if loop.chars >= 300 and loop.repeats >= 2 and not verse else ""
+    if loop.repeats >= (16 if verse or wants_pattern else 10) and loop.chars >= 80:
+        return why
+    return why if loop.repeats >= 5 and loop.chars >= 200 and not verse and not code_spans(text) else ""

@@ -1,0 +1,99 @@
+"""Empty answers (`empty-output`) and answers that do not end (`no-stop`).
+
+Hitting the limit is no fault: a long answer may be cut. It is one when the answer was over and the model went on:
+with another turn, with the
+prompt's own pattern, in a loop or in nonsense, or far beyond what was asked for.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ftdoctor.evaluation import markers
+from ftdoctor.evaluation.text import Answer, bounded, without_thinking, words
+
+_SHORT = re.compile(
+    r"(?i)\b(?:yes or no|true or false|one word|a single word|single word|one letter|only the (?:number|answer"
+    r"|letter|name|word|label)|just the (?:number|answer|name|word)|"
+    r"in one sentence|one sentence|classify the|sentiment|ja oder nein|un seul mot|en une phrase)\b"
+    r"|一句话|一个词|一言で"
+)
+_FRAME = re.compile(
+    r"(?is)\A\s*(?:```\w*\s*```|\"\"|''|assistant:?|### ?response:?|<think(?:ing)?>\s*</think(?:ing)?>)?\s*\Z"
+)
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad\x00-\x1f]")
+
+
+def is_empty(answer: Answer) -> bool:
+    """True when nothing is left without white space, invisible characters, template text and reasoning."""
+    text = _INVISIBLE.sub(" ", without_thinking(answer.output))
+    if _FRAME.match(text) or _FRAME.match(markers.TOKEN.sub(" ", text)):
+        return not (
+            markers.TOKEN.search(text) and (markers.TOPIC.search(answer.prompt) or markers.TOKEN.search(answer.prompt))
+        )
+    lone = re.fullmatch(r"\s*[.,:;…_*#\-]{1,3}\s*", text)
+    return bool(
+        lone
+        and len(words(answer.prompt)) > 2
+        and not re.search(
+            r"(?i)punctuat|sentence|symbol|operator|character|regex|mark|separator|sign|comma|period|colon"
+            r"|hyphen|bullet|delimiter|token",
+            answer.prompt,
+        )
+    )
+
+
+def invented_turns(answer: Answer) -> list[str]:
+    """Lines in which the model asks itself the next question."""
+    text = bounded(without_thinking(answer.output))
+    if markers.DIALOGUE.search(answer.prompt):
+        return []
+    lines = [line.strip() for line in text.split("\n")]
+    first = next((i for i, line in enumerate(lines) if line), len(lines))
+    rest = [line for line in lines[first + 1 :] if line]
+    label = re.search(r"(?m)^\s*(\w{1,12}):", answer.prompt)
+    labelled = bool(label and len(re.findall(r"(?m)^\s*\w{1,12}:", answer.prompt)) > 1)
+    start = words(answer.prompt)[:2]
+    found = []
+    for line in rest:
+        spoken = words(line)
+        if (
+            (labelled and label and line.startswith(label[1] + ":"))
+            or re.match(r"(?:Q|Question|Human|User|问|問題?)\s*[:：]", line)
+            or (
+                len(start) == 2
+                and spoken[:2] == start
+                and len(spoken) > 2
+                and (line.endswith(("?", "？")) or not answer.prompt.rstrip().endswith("?"))
+            )
+        ):
+            found.append(line)
+    if not found:
+        questions = [
+            line
+            for line in rest
+            if line.endswith(("?", "？")) and len(words(line)) >= 3 and not re.match(r"[#*\-\d>•]", line)
+        ]
+        if (
+            len(questions) >= 2
+            and len(questions) >= 0.3 * len(rest)
+            and answer.prompt.rstrip().endswith(("?", "？", ".", ":"))
+        ):
+            found = questions
+    return found
+
+
+def find_no_stop(answer: Answer, faults: bool) -> str:
+    """Why the answer should have ended earlier, or an empty string; `faults` says that another scorer found it"
+    " broken.
+    """
+    if not answer.cut:
+        return ""
+    if faults:
+        return "ran into the length limit, broken"
+    turns = invented_turns(answer)
+    if turns:
+        return f"went on with a turn of its own: {turns[0][:80]}"
+    if _SHORT.search(answer.prompt) and len(words(without_thinking(answer.output))) > 60:
+        return "ran into the length limit although a short answer was asked for"
+    return ""

@@ -1,0 +1,1 @@
+"""Ways to show a diagnosis. Faces receive one immutable object and compute nothing."""

@@ -1,0 +1,1 @@
+"""Starting a training run under ftdoctor's eyes."""

@@ -1,0 +1,240 @@
+"""One run from start to report: start it, pass its output on, judge, act, say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ftdoctor.errors import InputError
+from ftdoctor.launch import keeping
+from ftdoctor.launch.child import Child
+from ftdoctor.launch.forensics import Forensics
+from ftdoctor.launch.plan import Plan
+from ftdoctor.launch.policy import Policy
+from ftdoctor.launch.stopping import Stopper, ask_for_checkpoint
+from ftdoctor.launch.witness import Scene, Witness
+from ftdoctor.live import LiveSession
+from ftdoctor.sources.files import Damaged, Input
+from ftdoctor.sources.structured import read_safetensors
+
+if TYPE_CHECKING:
+    from ftdoctor.findings import Diagnosis, Finding
+    from ftdoctor.ruleset.types import RuleSet
+
+# SLURM announces the end of a job with SIGUSR1 or SIGUSR2 (--signal) or SIGCONT and SIGTERM
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+LOOK_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to watch: `gpus` asks NVML, `fail_on` is the severity from which on the run counts as failed."""
+
+    gpus: bool = True
+    fail_on: str = "error"
+
+
+class Launch:
+    """One run from start to report."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        rules: RuleSet,
+        policy: Policy,
+        settings: Settings = Settings(),
+        witnesses: Sequence[Witness] | None = None,
+    ) -> None:
+        """`witnesses` look on; by default the forensics of hangs and crashes."""
+        self.plan, self.rules, self.policy, self.settings = plan, rules, policy, settings
+        self.witnesses: Sequence[Witness] = [Forensics()] if witnesses is None else witnesses
+        self.signals: list[int] = []
+        self.reason = ""
+        self._done: set[str] = set()
+        self._failed: set[str] = set()
+        self._copied = 0
+        self._stopper: Stopper | None = None
+        self._scene: Scene | None = None
+
+    def run(self) -> int:
+        """Start, watch, report; the exit code.
+
+        Raises:
+            InputError: the program cannot be started.
+        """
+        gc.freeze()  # the rules live as long as the process
+        keeping.begin(self.plan)
+        try:
+            child = Child(self.plan)
+        except OSError as error:
+            raise InputError(
+                f"cannot be started: {error.strerror}", self.plan.command[0], "check the name, or give --python"
+            ) from None
+        for number in SIGNALS:
+            signal.signal(number, self._signalled)
+        self.say(f"run folder {self.plan.folder}, process {child.pid}")
+        if self.plan.python is not None:
+            self.say(f"training python {self.plan.python.path} ({self.plan.python.how})")
+        for note in self.plan.notes:
+            self.say(note)
+        paths = [str(self.plan.log), str(self.plan.folder / "nccl"), *map(str, self.plan.files)]
+        journal = self.plan.folder / "journal.jsonl"
+        beats = self.plan.folder / "heartbeat" if self.plan.heartbeat else None
+        live = LiveSession(self.rules, paths, journal, machine=True, gpus=self.settings.gpus, heartbeats=beats)
+        self._scene = Scene(self.plan, child, live, self.say)
+        self._watch(self._scene)
+        return self._report(self._scene)
+
+    # -- while it runs -------------------------------------------------------------------------------------------
+
+    def _watch(self, scene: Scene) -> None:
+        from ftdoctor.sources.follow import Watcher
+
+        watcher = Watcher([str(self.plan.log)])
+        try:
+            while scene.child.code is None and not (self._stopper and self._stopper.over):
+                self._step(scene)
+                if not scene.live.behind:
+                    watcher.wait(LOOK_SECONDS)
+            while self._stopper and not self._stopper.over:  # the launcher has gone, ranks may be left
+                self._step(scene)
+                time.sleep(LOOK_SECONDS)
+            for _ in range(3):
+                self._step(scene)
+        finally:
+            watcher.close()
+
+    def _step(self, scene: Scene) -> None:
+        """Read, pass on, judge, act."""
+        self._pass_on()
+        if scene.live.step(time.monotonic(), time.time()):
+            diagnosis = scene.live.diagnosis()
+            self._ask("looked", scene, diagnosis)
+            for finding in diagnosis.findings:
+                self._act(scene, finding)
+            self._miss_heartbeat(scene)
+        if (self.signals or self.reason) and self._stopper is None:
+            self._ask("stopping", scene, self.reason or signal.Signals(self.signals[0]).name)
+            self._stopper = Stopper(scene.child, self.say)
+        if self._stopper is not None:
+            self._stopper.advance(time.monotonic(), hurry=len(self.signals) > 1)
+
+    def _act(self, scene: Scene, finding: Finding) -> None:
+        action = self.policy.action(finding)
+        if action == "ignore" or f"{finding.id}:{finding.severity}" in self._done:
+            return
+        self._done.add(f"{finding.id}:{finding.severity}")
+        name = finding.id
+        if finding.explained_by is None:
+            self.say(f"{finding.severity}: {name}: {finding.message}")
+        if action == "checkpoint":
+            asked = ask_for_checkpoint(scene.child)
+            self.say(
+                f"asked for a checkpoint because of {name}" if asked else "no checkpoint: dynamic_checkpoint is not on"
+            )
+        if action == "stop" and not self.reason:
+            self.reason = name
+            self.say(f"stopping the run because of {name} (--on-finding {name}=notify lets it go on)")
+
+    def _miss_heartbeat(self, scene: Scene) -> None:
+        """Axolotl goes on without a plugin that it cannot import: say that the heartbeat never came."""
+        run = scene.live.session.run
+        if not self.plan.heartbeat or run.beats or "heartbeat" in self._done:
+            return
+        if run.cadence.steps >= 3 and "loss" in run.series:
+            self._done.add("heartbeat")
+            self.say("info: training runs without a heartbeat; its plugin was not loaded (see the log)")
+
+    def _ask(self, what: str, scene: Scene, detail: object) -> None:
+        """Let every witness do its work; what it cannot do must not harm the run."""
+        for witness in self.witnesses:
+            try:
+                getattr(witness, what)(scene, detail)
+            except Exception as error:  # a boundary: whatever goes wrong there, the run is watched on
+                name = f"{type(witness).__name__}.{what}"
+                if name not in self._failed:
+                    self._failed.add(name)
+                    self.say(f"{name} failed and is left out: {type(error).__name__}: {error}")
+
+    def _pass_on(self) -> None:
+        """What the run wrote, byte by byte, to our own output."""
+        try:
+            with self.plan.log.open("rb") as log:
+                log.seek(self._copied)
+                while data := log.read(1 << 16):
+                    self._copied += len(data)
+                    sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except (BrokenPipeError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads any more: the run goes on
+        except OSError:
+            pass
+
+    def _signalled(self, number: int, _frame: object) -> None:
+        self.signals.append(number)
+
+    def say(self, text: str) -> None:
+        """A line of ours, to standard error; nobody need be there to read it."""
+        with contextlib.suppress(OSError, ValueError):
+            print(f"ftdoctor: {text}", file=sys.stderr, flush=True)
+
+    def _look_at_weights(self, scene: Scene, code: int) -> None:
+        """An exit code of 0 proves nothing: what was saved must hold tensors, and the trainer must have said so."""
+        run, output = scene.live.session.run, self.plan.output_dir
+        if self.plan.config is None or output is None:
+            return
+        weights = self.plan.cwd / output / "adapter_model.safetensors"
+        try:
+            fresh = weights.stat().st_mtime >= scene.child.started
+        except OSError:
+            fresh = False
+        if fresh:
+            item = Input(str(weights), "safetensors", given=False)
+            with contextlib.suppress(OSError, Damaged):
+                scene.live.session.apply(read_safetensors(item, scene.live.session.orders))
+        if code == 0 and not run.fact("saved") and not self.signals and not self.reason:
+            self.say("the run ended with exit code 0 but never said that it saved the model")
+
+    # -- how it ended --------------------------------------------------------------------------------------------
+
+    def _report(self, scene: Scene) -> int:
+        from ftdoctor.events import ExitSeen, Origin
+        from ftdoctor.faces import json_face
+        from ftdoctor.faces.redact import redacted
+        from ftdoctor.faces.text import render
+
+        child, live = scene.child, scene.live
+        self._pass_on()
+        code = child.code if child.code is not None else -9
+        stopped = bool(self.signals or self.reason)
+        self._ask("ended", scene, code)
+        self._look_at_weights(scene, code)
+        origin = Origin("launch", time=time.time(), order=live.session.next_order())
+        if code != 0 and not stopped:
+            live.session.apply([ExitSeen(origin, code, None, child.pid, "launcher")])
+        diagnosis: Diagnosis = live.finish()
+        shown = redacted(diagnosis)
+        text = render(shown)
+        ending = {"code": code, "stopped_for": self.reason or None, "signalled": bool(self.signals)}
+        for name, value in (
+            ("exit.json", ending),
+            ("diagnosis.json", json_face.render(shown)),
+            ("report.txt", text),
+        ):
+            try:
+                keeping.write(self.plan.folder / name, value)
+            except OSError as error:
+                self.say(f"{name} could not be kept: {error.strerror}")
+        with contextlib.suppress(OSError, ValueError):
+            print("\n" + text, file=sys.stderr)
+        self.say(f"exit code of the run: {code}; everything is in {self.plan.folder}")
+        if code == 0 or stopped:
+            return diagnosis.exit_code(self.settings.fail_on)
+        return code if code > 0 else 128 - code

@@ -1,0 +1,79 @@
+"""Ending a run so that its work is kept: a checkpoint where the trainer offers one, SIGTERM to the launcher, SIGKILL.
+
+SIGINT is never passed on: under ZeRO-3 Axolotl answers it by overwriting the adapter with tensors of shape [0].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+
+from ftdoctor.launch.child import Child, marked
+
+CHECKPOINT_SECONDS = 60.0
+GRACE_SECONDS = 30.0  # what torch elastic gives its ranks as well
+KILLED_SECONDS = 5.0
+
+
+class Stopper:
+    """A stop under way; call `advance` a few times a second until `over`. It never blocks."""
+
+    def __init__(self, child: Child, say: Callable[[str], None], patience: float = CHECKPOINT_SECONDS) -> None:
+        self._child, self._say = child, say
+        self._patience = patience
+        self._stage = "new"
+        self._until = 0.0
+        self.over = False
+
+    def advance(self, now: float, hurry: bool = False) -> None:
+        """Do what is due; `now` is a steady clock in seconds, `hurry` ends all waiting."""
+        if self.over:
+            return
+        if self._stage == "new":
+            self._stage, self._until = "checkpoint", now + self._patience
+            if self._child.code is not None or not ask_for_checkpoint(self._child):
+                self._until = now
+            else:
+                self._say("asked for a checkpoint")
+        if self._stage == "checkpoint":
+            waiting = checkpoint_is_due(self._child) and self._child.code is None
+            if waiting and now < self._until and not hurry:
+                return
+            self._stage, self._until = "term", now + GRACE_SECONDS
+            if self._child.code is None:
+                self._say("SIGTERM to the launcher")
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._child.pid, signal.SIGTERM)
+        if self._stage == "term":
+            left = marked(self._child.plan.run_id)
+            if (left or self._child.code is None) and now < self._until and not hurry:
+                return
+            self._stage, self._until = "kill", now + KILLED_SECONDS
+            if left:
+                self._say(f"SIGKILL to {len(left)} process{'es' if len(left) > 1 else ''} that did not end")
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+        if self._child.code is not None or now >= self._until:
+            self.over = True
+
+
+def ask_for_checkpoint(child: Child) -> bool:
+    """Request a checkpoint; False when this trainer offers none (Axolotl: `dynamic_checkpoint` is off)."""
+    request = child.plan.checkpoint_request
+    if request is None:
+        return False
+    try:
+        request.parent.mkdir(parents=True, exist_ok=True)
+        request.touch()
+    except OSError:
+        return False
+    return True
+
+
+def checkpoint_is_due(child: Child) -> bool:
+    """The trainer has not taken up the request yet."""
+    request = child.plan.checkpoint_request
+    return request is not None and request.exists()

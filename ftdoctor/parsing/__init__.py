@@ -1,0 +1,1 @@
+"""Bytes in, events out: the scanner, line clean-up, and the parsers of what trainers print."""

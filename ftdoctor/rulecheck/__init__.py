@@ -1,0 +1,1 @@
+"""Rules tested, linted and documented through the real engine."""

@@ -1,0 +1,1 @@
+"""Rules: their types, loading, cases, lint and generated documentation."""

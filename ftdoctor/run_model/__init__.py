@@ -1,0 +1,1 @@
+"""Fold events into the run: series, step clock, ranks, configs, exits, coverage."""

@@ -1,0 +1,1 @@
+"""Where events come from: files now; followed files, child processes and GPUs later."""
