@@ -272,9 +272,9 @@ class Heartbeat:
     """What one rank said of itself (`launch/ftdoctor_heartbeat.py`); `origin.rank` is the rank.
 
     `phase` is `step` for a finished optimizer step, else what the rank is in since `since` (seconds since the epoch):
-    load, data, forward, backward, optimizer, eval, save, end. `seconds` is the time of the step; `data`, `forward`,
-    `backward`, `optimizer` are its parts in seconds. `loss` is this rank's own, before the Trainer's NaN filter.
-    Memory in MiB.
+    load, data, forward, backward, optimizer, log, eval, save, end. `seconds` is the time of the step, the fields named
+    like a phase are its parts. `loss` is this rank's own, before the Trainer's NaN filter.
+    Memory in MiB: of the GPU as torch counts it, `resident` of the process.
     """
 
     origin: Origin
@@ -290,6 +290,7 @@ class Heartbeat:
     optimizer: float | None = None
     memory: float | None = None
     memory_peak: float | None = None
+    resident: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def main() -> int:
         for number in range(options.repeats):
             rank = 1 - number % 2
             folder = Path(temporary, f"run{number}")
-            shutil.copytree(made.folder, folder)
+            shutil.copytree(made.folder, folder, ignore=shutil.ignore_patterns("torch_extensions"))
             guest = RigFolder(folder, made)
             try:
                 story = play(guest, options.kind, rank)

@@ -14,6 +14,7 @@ from ftdoctor.detectors.gpu_trace import GpuTrace
 from ftdoctor.detectors.log_signature import LogSignature
 from ftdoctor.detectors.numeric_rule import NumericRule
 from ftdoctor.detectors.silence import Silence
+from ftdoctor.detectors.straggler import Straggler
 from ftdoctor.detectors.traceback import Traceback
 from ftdoctor.diagnosis.fixes import resolve
 from ftdoctor.diagnosis.template import fill
@@ -31,6 +32,7 @@ DETECTORS: dict[str, Detector] = {
     "gpu_trace": GpuTrace(),
     "silence": Silence(),
     "cadence": CadenceRule(),
+    "straggler": Straggler(),
 }
 MAX_EVIDENCE = 5
 WORDS = {"log_signature", "condition", "exit_status", "traceback"}  # kinds that judge what was said, not numbers

@@ -9,8 +9,9 @@ Per rank one file `heartbeat-rankN.jsonl` in $FTDOCTOR_HEARTBEAT_DIR. A record p
      sums it over micro batches, unrounded and before its NaN filter, "grad_norm": before clipping, "data": ..,
      "forward": .., "backward": .., "optimizer": .. (seconds in each), "mem": MiB allocated, "peak": MiB}
 
-and one per second in which the rank stays in a phase: {"t", "s", "p": phase, "since": wall clock}. Times are this
-machine's. Non-finite numbers are strings ("nan", "inf"), so that every line is JSON.
+and one when a second passes in which the rank stays in a phase: {"t", "s", "p": phase, "since": wall clock, "rss": MiB
+of the process}. Times are this machine's. What lies between a step and the fetch of the next batch (logging, callbacks)
+is the phase `log`, and no part of `data`. Non-finite numbers are strings ("nan", "inf"), so that every line is JSON.
 
 The training thread only appends to a list; a daemon thread writes. No failure here may reach the trainer: every entry
 point swallows its own errors, nothing is printed, no rank waits for another, no GPU is waited for.
@@ -39,6 +40,15 @@ PHASES = ("data", "forward", "backward", "optimizer")
 
 def _rank():
     return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
+def _resident():
+    """MiB of memory this process holds; None where the kernel does not say."""
+    try:
+        with open("/proc/self/statm") as place:
+            return int(place.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _number(value):
@@ -88,6 +98,8 @@ class Writer:
                     if phase != self._said or not records:
                         self._said = phase
                         records.append({"t": time.time(), "s": phase[2], "p": phase[0], "since": phase[1]})
+                if records:
+                    records[-1]["rss"] = _resident()
                 try:
                     if self._file is None:
                         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
@@ -156,6 +168,7 @@ class Beat:
         self.norm = None
         self.unread = []
         self.cuda = None
+        self.after = "log"  # what follows a step
 
     @_guarded
     def enter(self, phase):
@@ -188,7 +201,7 @@ class Beat:
     @_guarded
     def end(self, step):
         """An optimizer step is done."""
-        self.enter("data")
+        self.enter(self.after)
         now = time.perf_counter()
         record = {"t": time.time(), "s": step, "p": "step", "dt": round(now - self.stepped, 6)}
         for name in PHASES:
@@ -276,6 +289,8 @@ def watch(trainer, beat):
         trainer.training_step = training_step
     _around(beat, trainer, "compute_loss", None, in_training("backward"))
     _around(beat, trainer, "get_batch_samples", "data", "data")
+    if not hasattr(trainer, "get_batch_samples"):  # transformers before 4.46: the fetch of a batch shows nowhere else
+        beat.after = "data"
     _around(beat, trainer, "evaluate", "eval", "data")
     _around(beat, trainer, "_save_checkpoint", "save", "data")
     _around(beat, trainer, "save_model", "save", "data")

@@ -17,6 +17,8 @@
           gpus:                       # a live run: `seconds` of steps, then `silent` seconds without
             {seconds: 90, silent: 0, world_size: 4, each: [{memory_used: 60000, utilization: 99, power: 600}, ...],
              processes: [[R, 99], [T, 0]], xids: [[0, 79]]}     # `later: {...}` in a GPU: its state while silent
+          heartbeats:                 # `steps` optimizer steps of each rank; the parts in seconds
+            {steps: 40, ranks: [{dt: 2.0, data: 0.1, forward: 0.5, loss: 1.5}, ...]}
           facts: {answers.total: 8}   # facts that no file says, as a verb states them
         expect:
           outcome: fired              # fired | quiet | not_evaluated
@@ -134,6 +136,12 @@ def _write(given: Mapping[str, Any], place: Path, folder: Path) -> Iterator[Path
         yield _file(place, "train.log", text)
     for name, text in given.get("files", {}).items():
         yield _file(place, name, text)
+    for rank, parts in enumerate(given.get("heartbeats", {}).get("ranks", ())):
+        beats = [
+            {"t": 1.7e9 + number * parts.get("dt", 1.0), "s": number, "p": "step", **parts}
+            for number in range(1, int(given["heartbeats"].get("steps", 40)) + 1)
+        ]
+        yield _file(place, f"heartbeat-rank{rank}.jsonl", "".join(json.dumps(beat) + "\n" for beat in beats))
     if "deepspeed" in given:
         value = given["deepspeed"]
         yield _file(place, "ds.json", value if isinstance(value, str) else json.dumps(value, indent=1))

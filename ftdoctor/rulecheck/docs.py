@@ -22,6 +22,7 @@ _KIND_TEXT = {
     "gpu_trace": "live GPU samples",
     "silence": "time stamps",
     "cadence": "the rhythm of a live run",
+    "straggler": "the heartbeats of the ranks",
 }
 
 

@@ -35,6 +35,7 @@ KINDS = (
     "traceback",
     "silence",
     "cadence",
+    "straggler",
 )
 
 

@@ -20,7 +20,7 @@ NAME = re.compile(r"^heartbeat-rank(\d{1,5})\.jsonl$")
 PART = 4 << 20  # bytes of one file in one look
 _FIELDS = {
     "since": "since", "seconds": "dt", "loss": "loss", "grad_norm": "grad_norm", "data": "data", "forward": "forward",
-    "backward": "backward", "optimizer": "optimizer", "memory": "mem", "memory_peak": "peak",
+    "backward": "backward", "optimizer": "optimizer", "memory": "mem", "memory_peak": "peak", "resident": "rss",
 }  # fmt: skip
 
 

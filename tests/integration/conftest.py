@@ -56,7 +56,7 @@ def _rig_made(training_python: Path, tmp_path_factory: pytest.TempPathFactory) -
 def rig(_rig_made: Rig, tmp_path: Path) -> Iterator[RigFolder]:
     """A fresh folder; everything that a test started in it is ended afterwards."""
     folder = tmp_path / "rig"
-    shutil.copytree(_rig_made.folder, folder)
+    shutil.copytree(_rig_made.folder, folder, ignore=shutil.ignore_patterns("torch_extensions"))
     guest = RigFolder(folder, _rig_made)
     yield guest
     end_marked(f"{MARK}={guest.mark}")

@@ -37,6 +37,8 @@ class RigFolder:
 
     def config(self, name: str = "config.yml", **changes: Any) -> Path:
         """Write the base configuration with `changes`; a value of None removes the key."""
+        if changes.get("deepspeed"):
+            self.made.warm()
         data = {**yaml.safe_load((self.folder / "base.yml").read_text()), **changes}
         path = self.folder / name
         path.write_text(yaml.safe_dump({k: v for k, v in data.items() if v is not None}, sort_keys=False))

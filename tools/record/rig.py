@@ -23,6 +23,7 @@ from typing import Any
 RIG = Path(__file__).resolve().parent / "rig"
 TIMEOUT = 240.0
 MARK = "FTDOCTOR_RECORDED_RUN"
+BUILD = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder as B; B().load(verbose=False)"
 Meddle = Callable[["Running"], None]
 
 
@@ -63,6 +64,7 @@ class Rig:
         """Prepare `folder`: copy the rig's files, make the model once."""
         self.venv = venv.absolute()
         self.folder = folder
+        self._extensions = folder / "torch_extensions"
         folder.mkdir(parents=True, exist_ok=True)
         for file in RIG.iterdir():
             if file.is_file():
@@ -77,10 +79,25 @@ class Rig:
             PATH=f"{self.venv / 'bin'}:{env['PATH']}", PYTHONPATH=".", AXOLOTL_DO_NOT_TRACK="1", HF_HUB_OFFLINE="1",
             CUDA_VISIBLE_DEVICES="", DS_ACCELERATOR="cpu", ACCELERATE_TORCH_DEVICE="cpu",
                 COLUMNS="120", OMP_NUM_THREADS="1",
-            PYTHONUNBUFFERED="1",
+            PYTHONUNBUFFERED="1", TORCH_EXTENSIONS_DIR=str(self._extensions),
         )  # fmt: skip
         env.update(extra)
         return env
+
+    def warm(self) -> None:
+        """Build DeepSpeed's operator for CPU ranks, once, in a folder of this rig alone.
+
+        In the folder that everybody shares, the lock that a killed build left makes every later run wait forever.
+        What was built there is taken over where it is whole: ninja sees for itself whether it fits.
+        """
+        if self._extensions.is_dir():
+            return
+        shared = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions")
+        built = [p for p in shared.glob("**/deepspeed_shm_comm.so") if not (p.parent / "lock").exists()]
+        if built:
+            newest = max(built, key=lambda p: p.stat().st_mtime)
+            shutil.copytree(newest.parent, self._extensions / newest.parent.name)
+        self.call(["python", "-c", BUILD])
 
     def call(self, command: Sequence[str]) -> None:
         """Run to the end, quietly.
@@ -97,6 +114,7 @@ class Rig:
 
         Everything it started is ended afterwards.
         """
+        self.warm()
         log = self.folder / "train.log"
         mark = f"{MARK}={uuid.uuid4().hex}"
         with log.open("wb") as handle:
