@@ -30,16 +30,18 @@ from ftdoctor.findings import Diagnosis, Finding, Fix
 
 Patch = dict[tuple["str | int", ...], object]
 _GONE = object()
+SO_ALREADY = "it is so already"
 
 
 @dataclass(slots=True)
 class Change:
-    """What was written and what was not: lines for the reader."""
+    """What was written and what was not: lines for the reader. `whole`: nothing of the fix had to be left out."""
 
     fix: Fix
     written: list[Path] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
     not_made: list[str] = field(default_factory=list)
+    whole: bool = True
 
     def report(self) -> str:
         """Plain lines."""
@@ -83,9 +85,9 @@ def apply_fix(diagnosis: Diagnosis, config: Path | None, deepspeed: Path | None,
     for fix in root.fixes:
         if not fix.config_patch:
             continue
-        change, patch, json_patch = _plan(fix, data, config, deepspeed)
+        change, patch, json_patch = plan_change(fix, data, config, deepspeed)
         if patch or json_patch:
-            return _carry_out(change, patch, json_patch, original, data, config, deepspeed, out)
+            return carry_out(change, patch, json_patch, original, data, config, deepspeed, out)
         problems += change.not_made
     raise UsageError(_nothing(root, problems), "--apply-fix", _instead(root))
 
@@ -104,7 +106,7 @@ def _instead(root: Finding) -> str:
 # -- planning --------------------------------------------------------------------------------------------------------
 
 
-def _plan(fix: Fix, data: Mapping[str, Any], config: Path, deepspeed: Path | None) -> tuple[Change, Patch, Patch]:
+def plan_change(fix: Fix, data: Mapping[str, Any], config: Path, deepspeed: Path | None) -> tuple[Change, Patch, Patch]:
     """The YAML's part and the DeepSpeed JSON's part of a fix, and what of it cannot be done."""
     change = Change(fix)
     patch: Patch = {}
@@ -128,6 +130,7 @@ def _plan(fix: Fix, data: Mapping[str, Any], config: Path, deepspeed: Path | Non
             )
         else:
             change.not_made.append(f"{dotted}: {as_yaml(new)} (not a key of a file that ftdoctor writes)")
+    change.whole = not [text for text in change.not_made if not text.endswith(SO_ALREADY)]
     return change, patch, json_patch
 
 
@@ -143,14 +146,14 @@ def _want(change: Change, patch: Patch, data: Mapping[str, Any], path: tuple[str
         return
     old = node.get(path[-1], _GONE)
     if (old is _GONE and new is None) or (old is not _GONE and type(old) is type(new) and old == new):
-        change.not_made.append(f"{name}: it is so already")
+        change.not_made.append(f"{name}: {SO_ALREADY}")
         return
     patch[path] = new
     before = "(not set)" if old is _GONE else as_yaml(old)
     change.made.append(f"{name}: {before} -> {'(removed)' if new is None else as_yaml(new)}")
 
 
-def _carry_out(
+def carry_out(
     change: Change,
     patch: Patch,
     json_patch: Patch,
@@ -160,6 +163,7 @@ def _carry_out(
     deepspeed: Path | None,
     out: Path,
 ) -> Change:
+    """Write `out`, and the DeepSpeed JSON beside it where `json_patch` asks for one; all or nothing."""
     beside: Path | None = None
     if json_patch and deepspeed is not None:
         beside = out.with_suffix(".deepspeed.json")

@@ -33,6 +33,7 @@ class Evidence:
 class Fix:
     """One remedy. `config_patch` maps dotted keys (`axolotl.bf16`, `deepspeed.zero_optimization.stage`) to
     the new value; None removes the key. `config_before` has the present value of those keys that are set.
+    `safe_to_retry`: the change leaves what is learned as it is, so a run may be restarted with it unasked.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Fix:
     note: str = ""
     cost: str = ""
     config_before: dict[str, object] = field(default_factory=dict)
+    safe_to_retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ftdoctor.launch.plan import Plan
+    from ftdoctor.launch.runner import Launch
 
 EPILOG = """\
 examples:
@@ -62,6 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="ID=ACTION",
         help="stop, checkpoint, notify or ignore",
     )
+    parser.add_argument(
+        "--retry-with-fix",
+        action="store_true",
+        help="when the run fails of a cause with a safe fix (out of memory: micro batch halved, accumulation doubled), "
+        "restart it once with that change, from its last checkpoint",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, and run nothing")
     parser.add_argument("--no-gpu", action="store_true", help="do not look at the GPUs")
     parser.add_argument("--fail-on", choices=("error", "warning", "info", "never"), default="error")
@@ -84,26 +91,66 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from ftdoctor.launch.runner import Launch, Settings
 
-    return Launch(plan, rules, policy, Settings(gpus=not options.no_gpu, fail_on=options.fail_on)).run()
+    settings = Settings(gpus=not options.no_gpu, fail_on=options.fail_on)
+    first = Launch(plan, rules, policy, settings)
+    code = first.run()
+    return _again(first, code, options, rest) if options.retry_with_fix else code
 
 
-def _plan(options: argparse.Namespace, rest: Sequence[str]) -> Plan:
+def _again(first: Launch, code: int, options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """The second attempt where there is one; the exit code of the last one."""
+    from ftdoctor import retry
+    from ftdoctor.errors import FtdoctorError
+    from ftdoctor.launch.runner import Launch
+    from ftdoctor.launch.stopping import end_all
+
+    ended = first.ended
+    if ended is None or not ended.failed:
+        return code
+    end_all(ended.child, first.say)  # ranks left over would hold the GPUs' memory
+    try:
+        found = retry.prepare(first.plan, ended.diagnosis, ended.deepspeed, ended.child.started, rest)
+        folder = retry.folder_of(first.plan.folder)
+        lines = found.told(first.plan.folder, Path(options.config))
+        retry.note_in_first(first.plan, lines, folder)
+        plan = _plan(options, found.arguments, found.config, folder)
+    except retry.NoRetry as why:
+        first.say(f"no second attempt: {why}")
+        return code
+    except FtdoctorError as error:
+        first.say(f"no second attempt: {error.where}: {error}")
+        return code
+    if first.signals:
+        return code
+    second = Launch(plan, first.rules, first.policy, first.settings, heading=lines)
+    second.signals = first.signals  # a Ctrl-C between the two attempts ends the second one
+    return second.run()
+
+
+def _plan(
+    options: argparse.Namespace, rest: Sequence[str], config: Path | None = None, folder: Path | None = None
+) -> Plan:
+    """`config` and `folder` take the place of those that the options name."""
     from ftdoctor.errors import UsageError
     from ftdoctor.launch.plan import for_command, for_config
     from ftdoctor.training_python import find_training_python
 
     run_id = uuid.uuid4().hex
     stem = options.name or (Path(options.config).stem if options.config else Path(rest[0]).stem if rest else "run")
-    folder = Path(options.runs) / (options.name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = folder or Path(options.runs) / (options.name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.exists():
         raise UsageError("this run folder exists already", str(folder), "give another --name")
     if options.config is None:
         if not rest:
             raise UsageError("launch what?", "ftdoctor launch", "give an Axolotl YAML, or `-- COMMAND ...`")
+        if options.retry_with_fix:
+            raise UsageError(
+                "there is no YAML to change", "--retry-with-fix", "give an Axolotl YAML instead of a command"
+            )
         return for_command(rest, folder=folder, run_id=run_id, gpus=options.gpus, without=options.no_env)
     python = find_training_python(options.python)
     return for_config(
-        Path(options.config),
+        config or Path(options.config),
         rest,
         python,
         launcher=options.launcher,

@@ -48,6 +48,7 @@ def _one(spec: FixSpec, run: Run, values: Mapping[str, object]) -> Fix:
         note=fill(spec.note, values),
         cost=spec.cost,
         config_before={key: found[0] for key in spec.config_patch if len(found := lookup(key, run)) == 1},
+        safe_to_retry=spec.safe_to_retry,
     )
 
 

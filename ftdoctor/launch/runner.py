@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftdoctor.errors import InputError
@@ -41,6 +42,23 @@ class Settings:
     fail_on: str = "error"
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended. `code`: the trainer's exit code, negative for a signal; `started`: seconds since 1970."""
+
+    code: int
+    diagnosis: Diagnosis
+    child: Child
+    deepspeed: Path | None
+    stopped_for: str
+    signalled: bool
+
+    @property
+    def failed(self) -> bool:
+        """The run failed by itself, or was stopped because of a finding; a signal from outside is no failure."""
+        return not self.signalled and (self.code != 0 or bool(self.stopped_for))
+
+
 class Launch:
     """One run from start to report."""
 
@@ -51,12 +69,15 @@ class Launch:
         policy: Policy,
         settings: Settings = Settings(),
         witnesses: Sequence[Witness] | None = None,
+        heading: Sequence[str] = (),
     ) -> None:
-        """`witnesses` look on; by default the forensics of hangs and crashes."""
+        """`witnesses` look on; by default the forensics of hangs and crashes. `heading` goes on top of the report."""
         self.plan, self.rules, self.policy, self.settings = plan, rules, policy, settings
         self.witnesses: Sequence[Witness] = [Forensics()] if witnesses is None else witnesses
+        self.heading = tuple(heading)
         self.signals: list[int] = []
         self.reason = ""
+        self.ended: Ended | None = None
         self._done: set[str] = set()
         self._failed: set[str] = set()
         self._copied = 0
@@ -82,7 +103,7 @@ class Launch:
         self.say(f"run folder {self.plan.folder}, process {child.pid}")
         if self.plan.python is not None:
             self.say(f"training python {self.plan.python.path} ({self.plan.python.how})")
-        for note in self.plan.notes:
+        for note in (*self.plan.notes, *self.heading):
             self.say(note)
         paths = [str(self.plan.log), str(self.plan.folder / "nccl"), *map(str, self.plan.files)]
         journal = self.plan.folder / "journal.jsonl"
@@ -220,8 +241,11 @@ class Launch:
         if code != 0 and not stopped:
             live.session.apply([ExitSeen(origin, code, None, child.pid, "launcher")])
         diagnosis: Diagnosis = live.finish()
+        deepspeed = live.session.run.configs.get("deepspeed")
+        place = Path(deepspeed.origin.path) if deepspeed else None
+        self.ended = Ended(code, diagnosis, child, place, self.reason, bool(self.signals))
         shown = redacted(diagnosis)
-        text = render(shown)
+        text = "".join(f"{line}\n" for line in self.heading) + ("\n" if self.heading else "") + render(shown)
         ending = {"code": code, "stopped_for": self.reason or None, "signalled": bool(self.signals)}
         for name, value in (
             ("exit.json", ending),

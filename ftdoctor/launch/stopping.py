@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable
 
 from ftdoctor.launch.child import Child, marked
@@ -58,6 +59,14 @@ class Stopper:
                     os.kill(pid, signal.SIGKILL)
         if self._child.code is not None or now >= self._until:
             self.over = True
+
+
+def end_all(child: Child, say: Callable[[str], None]) -> None:
+    """End what is left of a run whose launcher has gone; what has not gone after some seconds is killed."""
+    stopper, until = Stopper(child, say, 0.0), time.monotonic() + KILLED_SECONDS
+    while not stopper.over:
+        stopper.advance(time.monotonic(), hurry=time.monotonic() > until)
+        time.sleep(0.0 if stopper.over else 0.1)
 
 
 def ask_for_checkpoint(child: Child) -> bool:

@@ -62,6 +62,7 @@ def rule_schema(words: Mapping[str, Any]) -> dict[str, Any]:
             "note": text,
             "cost": text,
             "only_if": {"type": "array", "items": {"type": "object", "required": ["key"]}},
+            "safe_to_retry": {"type": "boolean"},
         },
     }
     detector = {
@@ -139,6 +140,8 @@ def page(entry: Mapping[str, Any]) -> str:
             lines.append(f"  - `{fix['command']}`")
         if fix.get("note"):
             lines.append(f"  - {' '.join(str(fix['note']).split())}")
+        if fix.get("safe_to_retry"):
+            lines.append("  - `ftdoctor launch --retry-with-fix` may make this change by itself.")
     lines += ["", "## What it looks for", ""]
     for detector in entry["detect"]:
         kind = next(k for k in detector if k in KINDS)

@@ -129,6 +129,8 @@ def _fixes(path: Path, entry: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
     for fix in entry["fixes"]:
         if not any(fix.get(k) for k in ("config_patch", "env", "command", "note")):
             yield _line(path, str(fix.get("title", "fixes:"))), "a fix needs config_patch, env, command or note"
+        if fix.get("safe_to_retry") and not fix.get("config_patch"):
+            yield _line(path, "safe_to_retry:"), "safe_to_retry is about a config_patch, and this fix has none"
         for key in fix.get("config_patch", {}):
             scope, _, rest = str(key).partition(".")
             if scope not in known:

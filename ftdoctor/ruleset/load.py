@@ -246,4 +246,5 @@ def _fix(entry: Mapping[str, Any]) -> FixSpec:
         note=_flow(entry.get("note", "")),
         cost=_flow(entry.get("cost", "")),
         only_if=tuple(entry.get("only_if", ())),
+        safe_to_retry=bool(entry.get("safe_to_retry", False)),
     )

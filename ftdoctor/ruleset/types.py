@@ -16,7 +16,10 @@ from ftdoctor.findings import Role, Severity
 
 @dataclass(frozen=True, slots=True)
 class FixSpec:
-    """One remedy as written in the rule; `only_if` is a list of conditions on the run."""
+    """One remedy as written in the rule; `only_if` is a list of conditions on the run.
+
+    `safe_to_retry`: its configuration change leaves what is learned as it is, so `launch --retry-with-fix` may make it.
+    """
 
     title: str
     config_patch: Mapping[str, object] = field(default_factory=dict)
@@ -25,6 +28,7 @@ class FixSpec:
     note: str = ""
     cost: str = ""
     only_if: tuple[Mapping[str, Any], ...] = ()
+    safe_to_retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
