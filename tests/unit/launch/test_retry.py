@@ -136,7 +136,7 @@ def test_without_the_option_and_without_a_safe_fix_nothing_is_retried(place: Pat
 
 
 def test_half_a_change_is_no_change(place: Path) -> None:
-    text = (place / "mine.yml").read_text().replace("gradient_accumulation_steps: 2\n", "")
+    text = (place / "mine.yml").read_text().replace("gradient_accumulation_steps: 2", "gradient_checkpointing: true")
     (place / "mine.yml").write_text(text)
     done = launch(place, "--retry-with-fix")
     assert done.returncode == 1
