@@ -49,6 +49,7 @@ score: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m tools.bench --ftdoctor $(BIN)/ftdoctor
 	$(BIN)/python -m tools.bench_live --ftdoctor $(BIN)/ftdoctor
+	$(BIN)/python -m tools.bench_merge --ftdoctor $(BIN)/ftdoctor --layers 8
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m tools.generate

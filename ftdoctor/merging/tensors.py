@@ -19,6 +19,9 @@ import numpy.typing as npt
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 INDEX = "model.safetensors.index.json"
+AHEAD = 8 << 20
+"""Bytes behind a block that the kernel is asked to fetch while the block is worked on: several streams of short reads
+would otherwise wait for the disk in turn."""
 HEADER_LIMIT = 100 << 20
 SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I64": 8, "I32": 4, "I16": 2,
@@ -70,6 +73,9 @@ class Tensor:
         handle = os.open(self.path, os.O_RDONLY)
         try:
             parts, at, left = [], self.start + first * width, (last - first) * width
+            if hasattr(os, "posix_fadvise"):  # Linux
+                begin = at + left + (AHEAD - left if first and left < AHEAD else 0)
+                os.posix_fadvise(handle, begin, at + left + AHEAD - begin, os.POSIX_FADV_WILLNEED)
             while left:
                 part = os.pread(handle, min(left, 1 << 30), at)
                 if not part:
@@ -110,9 +116,12 @@ def rounded(values: Floats, dtype: str) -> Floats:
     """`values` as they are after being stored in `dtype` (round to nearest, ties to even). May reuse the memory."""
     if dtype == "BF16":
         bits = np.ascontiguousarray(values).view(np.uint32)
-        bits = bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))
-        bits &= np.uint32(0xFFFF0000)
-        result: Floats = bits.view(np.float32)
+        whole = bits >> 16
+        whole &= np.uint32(1)
+        whole += np.uint32(0x7FFF)
+        whole += bits
+        whole &= np.uint32(0xFFFF0000)
+        result: Floats = whole.view(np.float32)
         return result
     if dtype == "F16":
         with np.errstate(over="ignore"):
