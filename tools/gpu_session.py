@@ -1,0 +1,268 @@
+"""What only a CUDA machine can show: real runs of Axolotl on one or two GPUs under ftdoctor, healthy, broken and timed.
+
+    PYTHON_WITH_AXOLOTL -m tools.gpu_session --out OUT [PART ...]
+
+Models are Llama-shaped with random weights. Parts (default: those that the GPUs present allow):
+
+    machine    `preflight` of the machine as it is, and the tests of NVML
+    healthy    QLoRA + ZeRO-3, one rank per GPU, to the end: verdict, exit code, saved tensors
+    stopped    the last rank is stopped in the middle: the hang named with its rank, stacks, RAS, flight recorder
+    killed     the last rank is killed: the first cause
+    one-gpu    one process although two GPUs are there
+    oom        a batch that does not fit: the cause, and `--retry-with-fix`
+    cost       the training time with and without ftdoctor, alternated
+    batched    64 prompts to a 1B-shaped model, one by one and batched
+
+Each part prints what was seen; logs, journals and diagnoses lie under OUT, a folder per part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tools.calibrate_memory import prepare
+
+ROOT = Path(__file__).resolve().parent.parent
+FTDOCTOR = [sys.executable, "-m", "ftdoctor"]
+KEPT = ("train.log", "journal.jsonl", "diagnosis.json", "run.json")
+QLORA: dict[str, Any] = {
+    "base_model": "llama-1b", "tokenizer_type": "PreTrainedTokenizerFast", "chat_template": "llama3",
+    "special_tokens": {"pad_token": "<|end_of_text|>"}, "datasets": [{"path": "chat.jsonl", "type": "chat_template"}],
+    "adapter": "qlora", "load_in_4bit": True, "lora_r": 16, "lora_alpha": 32, "lora_target_linear": True,
+    "sequence_len": 1024, "pad_to_sequence_len": True, "sample_packing": False, "val_set_size": 0,
+    "micro_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 60, "optimizer": "adamw_torch",
+    "learning_rate": 0.0002, "lr_scheduler": "constant", "logging_steps": 1, "bf16": True, "tf32": True,
+    "gradient_checkpointing": True, "save_steps": 1000, "deepspeed": "z3.json", "dataset_prepared_path": "prepared",
+    "output_dir": "out",
+}  # fmt: skip
+
+
+def gpus() -> int:
+    """GPUs that torch sees."""
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
+def _config(name: str, **changes: Any) -> str:
+    data = {**QLORA, "output_dir": f"out-{name}", **changes}
+    Path(f"{name}.yml").write_text(json.dumps({k: v for k, v in data.items() if v is not None}, indent=1))
+    return f"{name}.yml"
+
+
+def _launch(config: str, name: str, *more: str, processes: int | None = None) -> subprocess.Popen[bytes]:
+    command = [*FTDOCTOR, "launch", config, "--name", name, "--launcher", "torchrun", *more]
+    command += ["--processes", str(processes or gpus())]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=Path(f"{name}.said").open("wb"))
+
+
+def _until(process: subprocess.Popen[bytes], condition: Callable[[], object], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if condition():
+                return True
+        except OSError:
+            pass
+        time.sleep(0.1)
+    return False
+
+
+def _end(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(40)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return None
+
+
+def _keep(out: Path, name: str) -> None:
+    """The evidence of one run as one archive: what comes back from a borrowed machine may be few files."""
+    place = Path("ftdoctor-runs", name)
+    for big in place.rglob("*"):
+        if big.is_file() and big.stat().st_size > 20 << 20:
+            big.unlink()
+    shutil.copy(f"{name}.said", place / "said.txt")
+    subprocess.run(["tar", "-czf", str(out / f"{name}.tar.gz"), str(place)], check=False)
+
+
+def _said(name: str, lines: int = 40) -> None:
+    print("\n".join(Path(f"{name}.said").read_text(errors="replace").splitlines()[-lines:]), flush=True)
+
+
+def machine(out: Path) -> None:
+    """Preflight as a user would call it, and the NVML tests."""
+    config = _config("machine")
+    began = time.monotonic()
+    done = subprocess.run([*FTDOCTOR, "preflight", config], capture_output=True, text=True)
+    print(
+        f"preflight: exit {done.returncode} in {time.monotonic() - began:.1f} s\n{(done.stdout + done.stderr)[-6500:]}"
+    )
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu", "-p", "no:cacheprovider"],
+                          cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    print(done.stdout[-1500:])
+    topology = subprocess.run(["nvidia-smi", "topo", "-m"], capture_output=True, text=True)
+    (out / "topology.txt").write_text(topology.stdout)
+
+
+def healthy(out: Path) -> None:
+    """To the end, with all that `launch` switches on."""
+    code = _end(_launch(_config("healthy"), "healthy"), 200)
+    print(f"healthy: exit {code}")
+    _said("healthy")
+    _keep(out, "healthy")
+
+
+def _rank_pid(name: str, rank: int) -> int:
+    from ftdoctor.launch.child import ranks
+    from ftdoctor.launch.plan import MARK
+
+    return ranks(json.loads(Path("ftdoctor-runs", name, "run.json").read_text())["added"][MARK])[rank]
+
+
+def _started(name: str, steps: int = 15) -> Callable[[], bool]:
+    return lambda: Path("ftdoctor-runs", name, "train.log").read_text(errors="replace").count("'loss'") >= steps
+
+
+def stopped(out: Path) -> None:
+    """SIGSTOP of the last rank: named while NCCL still waits (its own limit is 1800 s)."""
+    process = _launch(_config("stopped", max_steps=5000), "stopped")
+    _until(process, _started("stopped"), 150)
+    os.kill(_rank_pid("stopped", gpus() - 1), signal.SIGSTOP)
+    at = time.monotonic()
+    found = _until(process, lambda: "error: hang:" in Path("stopped.said").read_text(), 150)
+    print(f"stopped: {'named' if found else 'NOT named'} after {time.monotonic() - at:.1f} s")
+    subprocess.run(["nvidia-smi"], check=False)
+    process.send_signal(signal.SIGTERM)
+    print(f"stopped: exit {_end(process, 60)}")
+    _said("stopped", 60)
+    _keep(out, "stopped")
+
+
+def killed(out: Path) -> None:
+    """SIGKILL of the last rank."""
+    process = _launch(_config("killed", max_steps=5000), "killed")
+    _until(process, _started("killed"), 150)
+    os.kill(_rank_pid("killed", gpus() - 1), signal.SIGKILL)
+    print(f"killed: exit {_end(process, 90)}")
+    _said("killed")
+    _keep(out, "killed")
+
+
+def one_gpu(out: Path) -> None:
+    """Two GPUs, one process: the policy stops it."""
+    process = _launch(_config("one-gpu", max_steps=5000, deepspeed=None), "one-gpu", processes=1)
+    _until(process, lambda: "gpu0-only" in Path("one-gpu.said").read_text(), 120)
+    print(f"one-gpu: exit {_end(process, 40)}")
+    _said("one-gpu")
+    _keep(out, "one-gpu")
+
+
+def oom(out: Path) -> None:
+    """A batch that cannot fit, then the run that the fix makes of it."""
+    config = _config("oom", adapter="lora", load_in_4bit=False, deepspeed=None, micro_batch_size=64, sequence_len=4096,
+                     gradient_checkpointing=False, max_steps=6)  # fmt: skip
+    process = _launch(config, "oom", "--retry-with-fix", processes=1)
+    print(f"oom: exit {_end(process, 280)}")
+    _said("oom", 60)
+    for place in sorted(Path("ftdoctor-runs").glob("oom*")):
+        if place.is_dir():
+            shutil.copy("oom.said", f"{place.name}.said") if place.name != "oom" else None
+            _keep(out, place.name)
+
+
+def cost(out: Path, pairs: int = 5) -> None:
+    """`train_runtime` of the same run with and without ftdoctor: mean difference and its 95 % interval."""
+    config = _config("cost", max_steps=150)
+    bare = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(gpus()), "-m", "axolotl.cli.train"]
+
+    def runtime(log: Path) -> float:
+        found = re.findall(r"'train_runtime': '?([\d.]+)", log.read_text(errors="replace"))
+        return float(found[-1]) if found else float("nan")
+
+    differences = []
+    for number in range(pairs):
+        _end(_launch(config, f"cost{number}"), 120)
+        with Path(f"bare{number}.log").open("wb") as log:
+            subprocess.run([*bare, config], stdout=log, stderr=subprocess.STDOUT)
+        a, b = runtime(Path(f"ftdoctor-runs/cost{number}/train.log")), runtime(Path(f"bare{number}.log"))
+        print(f"pair {number + 1}: with {a:.2f} s, without {b:.2f} s", flush=True)
+        differences.append((a - b) / b)
+    mean, spread = statistics.mean(differences), statistics.stdev(differences)
+    student = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}[pairs]
+    half = student * spread / pairs**0.5
+    print(
+        f"cost: {mean:+.2%} of the training time, 95 % interval {mean - half:+.2%} to {mean + half:+.2%}, {pairs} pairs"
+    )
+    (out / "cost.json").write_text(json.dumps({"relative": differences, "mean": mean, "half_width": half}))
+
+
+def batched(out: Path) -> None:
+    """The same 64 prompts one by one and 32 at a time."""
+    rows = [{"prompt": f"Question {n}: name {n % 7 + 2} things that are red.", "category": "own"} for n in range(64)]
+    Path("prompts.jsonl").write_text("\n".join(json.dumps(r) for r in rows) + "\n")
+    seconds = {}
+    for size in (1, 32):
+        began = time.monotonic()
+        done = subprocess.run(
+            [*FTDOCTOR, "evaluate", "--model", "llama-1b", "--prompts", "prompts.jsonl", "--batch-size", str(size),
+             "--max-new-tokens", "128", "--out", f"batched{size}.jsonl"], capture_output=True, text=True,
+        )  # fmt: skip
+        seconds[size] = time.monotonic() - began
+        print(
+            f"batch size {size}: exit {done.returncode}, {seconds[size]:.1f} s, load and scoring included", flush=True
+        )
+    print(f"batched: {seconds[1] / seconds[32]:.1f} times faster")
+    (out / "batched.json").write_text(json.dumps(seconds))
+
+
+PARTS: dict[str, Callable[[Path], None]] = {
+    "machine": machine, "healthy": healthy, "stopped": stopped, "killed": killed, "one-gpu": one_gpu, "oom": oom,
+    "cost": cost, "batched": batched,
+}  # fmt: skip
+
+
+def main() -> int:
+    """Run the parts; one that breaks is said and the next goes on."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("parts", nargs="*", metavar="PART")
+    options = parser.parse_args()
+    out = options.out.absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    os.environ |= {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    work = Path(tempfile.mkdtemp())
+    prepare(work, "llama-1b")
+    os.chdir(work)
+    single = gpus() == 1
+    for name in options.parts or [p for p in PARTS if not (single and p in ("stopped", "one-gpu"))]:
+        began = time.monotonic()
+        print(f"==== {name}", flush=True)
+        try:
+            PARTS[name](out)
+        except Exception as error:
+            print(f"{name}: {type(error).__name__}: {error}")
+        print(f"==== {name}: {time.monotonic() - began:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
