@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ftdoctor.cli.outcome import Outcome
     from ftdoctor.evaluation.compare import Judged
     from ftdoctor.evaluation.generate import Generation
     from ftdoctor.evaluation.suite import Prompt
@@ -85,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         if options.model or options.base or options.adapter:
             raise UsageError("--answers needs no model", "", "leave out --answers, or the model")
         return judge_file(options.answers, options.format or "json")
-    return judge_models(options)
+    return judge_models(options).code
 
 
 def judge_file(path: str, form: str) -> int:
@@ -218,8 +219,9 @@ def from_config(options: argparse.Namespace) -> None:
         options.model = str(tuned)
 
 
-def judge_models(options: argparse.Namespace) -> int:
+def judge_models(options: argparse.Namespace) -> Outcome:
     """Generate, judge, write results and report, print the summary."""
+    from ftdoctor.cli.outcome import Outcome
     from ftdoctor.evaluation import report
     from ftdoctor.evaluation.compare import judged, result_rows, resume, write_atomic
     from ftdoctor.evaluation.generate import generate, held_out, training_python
@@ -270,7 +272,8 @@ def judge_models(options: argparse.Namespace) -> int:
         print(f"results: {out}\nreport:  {page}")
     tuned = list(zip(results, diagnoses))[-1:]  # noqa: B905 - the base model's faults are not the run's
     failed = any(r.generation.died for r in results)
-    return 1 if failed or any(f.severity == "error" for _, d in tuned for f in d.findings) else 0
+    broken = failed or any(f.severity == "error" for _, d in tuned for f in d.findings)
+    return Outcome(int(broken), tuned[0][1])
 
 
 def score_by_base(python: str, models: Sequence[Generation], chosen: dict[str, Any], batch: int) -> None:

@@ -80,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = list(argv)
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     options, rest = build_parser().parse_args(arguments[:cut]), arguments[cut + 1 :]
-    plan = _plan(options, rest)
+    plan = make_plan(options, rest)
     from ftdoctor.launch.policy import read_policy
     from ftdoctor.ruleset.load import load
 
@@ -93,12 +93,18 @@ def main(argv: Sequence[str]) -> int:
 
     settings = Settings(gpus=not options.no_gpu, fail_on=options.fail_on)
     first = Launch(plan, rules, policy, settings)
+    return attempts(first, options, rest)[0]
+
+
+def attempts(first: Launch, options: argparse.Namespace, rest: Sequence[str]) -> tuple[int, Launch]:
+    """Run `first`, and a second attempt where there is one; the exit code and the last attempt."""
     code = first.run()
-    return _again(first, code, options, rest) if options.retry_with_fix else code
+    second = _second(first, options, rest) if options.retry_with_fix else None
+    return (second.run(), second) if second is not None else (code, first)
 
 
-def _again(first: Launch, code: int, options: argparse.Namespace, rest: Sequence[str]) -> int:
-    """The second attempt where there is one; the exit code of the last one."""
+def _second(first: Launch, options: argparse.Namespace, rest: Sequence[str]) -> Launch | None:
+    """The second attempt, ready to be run; None where there is none, which is then said."""
     from ftdoctor import retry
     from ftdoctor.errors import FtdoctorError
     from ftdoctor.launch.runner import Launch
@@ -106,31 +112,35 @@ def _again(first: Launch, code: int, options: argparse.Namespace, rest: Sequence
 
     ended = first.ended
     if ended is None or not ended.failed:
-        return code
+        return None
     end_all(ended.child, first.say)  # ranks left over would hold the GPUs' memory
     try:
         found = retry.prepare(first.plan, ended.diagnosis, ended.deepspeed, ended.child.started, rest)
         folder = retry.folder_of(first.plan.folder)
         lines = found.told(first.plan.folder, Path(options.config))
         retry.note_in_first(first.plan, lines, folder)
-        plan = _plan(options, found.arguments, found.config, folder)
+        plan = make_plan(options, found.arguments, found.config, folder)
     except retry.NoRetry as why:
         first.say(f"no second attempt: {why}")
-        return code
+        return None
     except FtdoctorError as error:
         first.say(f"no second attempt: {error.where}: {error}")
-        return code
+        return None
     if first.signals:
-        return code
+        return None
     second = Launch(plan, first.rules, first.policy, first.settings, heading=lines)
     second.signals = first.signals  # a Ctrl-C between the two attempts ends the second one
-    return second.run()
+    return second
 
 
-def _plan(
+def make_plan(
     options: argparse.Namespace, rest: Sequence[str], config: Path | None = None, folder: Path | None = None
 ) -> Plan:
-    """`config` and `folder` take the place of those that the options name."""
+    """What the options ask for; `config` and `folder` take the place of those that they name.
+
+    Raises:
+        FtdoctorError: nothing to launch, or the run folder exists.
+    """
     from ftdoctor.errors import UsageError
     from ftdoctor.launch.plan import for_command, for_config
     from ftdoctor.training_python import find_training_python

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ftdoctor.events import ExitSeen, MachineSample, Origin
 
 if TYPE_CHECKING:
+    from ftdoctor.cli.outcome import Outcome
     from ftdoctor.faces.page import Options
     from ftdoctor.findings import Diagnosis
     from ftdoctor.merging.check import Proof, Target
@@ -82,12 +83,12 @@ def main(argv: Sequence[str]) -> int:
             "nothing to merge" if not options.config else "two tasks", "", "give CONFIG or --check-only DIR"
         )
     if options.config:
-        return merge(options)
+        return merge(options).code
     target = targets(options.check_only, options.base, options.adapter)
-    return judge(Session(load()), target, options)
+    return judge(Session(load()), target, options).code
 
 
-def merge(options: argparse.Namespace) -> int:
+def merge(options: argparse.Namespace) -> Outcome:
     """Check the room, merge, prove.
 
     Raises:
@@ -156,8 +157,9 @@ def available_memory(session: Session) -> int | None:
     return None
 
 
-def _failed(session: Session, options: argparse.Namespace, code: int) -> int:
+def _failed(session: Session, options: argparse.Namespace, code: int) -> Outcome:
     """The report of a merge that gave no model."""
+    from ftdoctor.cli.outcome import Outcome
     from ftdoctor.faces import json_face, text
     from ftdoctor.faces.redact import redacted
 
@@ -167,11 +169,12 @@ def _failed(session: Session, options: argparse.Namespace, code: int) -> int:
     else:
         sys.stdout.write(text.render(diagnosis, _page(options)))
         print("\nNothing was merged; the output folder is as it was.")
-    return code
+    return Outcome(code, diagnosis)
 
 
-def judge(session: Session, target: Target, options: argparse.Namespace) -> int:
+def judge(session: Session, target: Target, options: argparse.Namespace) -> Outcome:
     """Prove, mend when asked to, print the report."""
+    from ftdoctor.cli.outcome import Outcome
     from ftdoctor.faces.redact import redacted
     from ftdoctor.merging.check import facts, look_around, prove_folder
     from ftdoctor.merging.logits import compare_logits
@@ -194,9 +197,7 @@ def judge(session: Session, target: Target, options: argparse.Namespace) -> int:
         session.state(name, value, target.merged)
     diagnosis = redacted(session.diagnose())
     sys.stdout.write(_render(diagnosis, proof, options))
-    if any(f.severity == "error" for f in diagnosis.findings):
-        return 1
-    return 3 if diagnosis.verdict == "unknown" else 0
+    return Outcome(diagnosis.exit_code("error"), diagnosis)
 
 
 def _render(diagnosis: Diagnosis, proof: Proof, options: argparse.Namespace) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ftdoctor.cli.outcome import Outcome
     from ftdoctor.detectors.base import DetectorSpec
     from ftdoctor.findings import Diagnosis, Finding
     from ftdoctor.preflight.checks import CheckResult
@@ -55,7 +56,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the verb; see EPILOG for the exit codes."""
-    options = build_parser().parse_args(argv)
+    return run(build_parser().parse_args(argv)).code
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    """Judge and print."""
+    from ftdoctor.cli.outcome import Outcome
     from ftdoctor.faces.redact import redacted
 
     parts = _parts(options.only)
@@ -81,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
     from ftdoctor.findings import SEVERITIES
 
     limit = -1 if options.fail_on == "never" else SEVERITIES.index(options.fail_on)
-    return int(any(SEVERITIES.index(f.severity) <= limit for f in diagnosis.findings))
+    return Outcome(int(any(SEVERITIES.index(f.severity) <= limit for f in diagnosis.findings)), diagnosis)
 
 
 def _parts(only: str | None) -> tuple[str, ...]:

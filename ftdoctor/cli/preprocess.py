@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ftdoctor.cli.outcome import Outcome
     from ftdoctor.session import Session
 
 EPILOG = """\
@@ -47,8 +48,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the verb; see EPILOG for the exit codes."""
-    options = build_parser().parse_args(argv)
+    return run(build_parser().parse_args(argv)).code
+
+
+def run(options: argparse.Namespace) -> Outcome:
+    """Prepare, judge and print."""
     from ftdoctor.cli.check import _write, render
+    from ftdoctor.cli.outcome import Outcome
     from ftdoctor.faces.redact import redacted
     from ftdoctor.findings import SEVERITIES
     from ftdoctor.preflight.data import check
@@ -75,7 +81,8 @@ def main(argv: Sequence[str]) -> int:
         report = "\n".join(page.clean(line) for line in lines) + "\n\n" + report
     _write(report)
     limit = -1 if options.fail_on == "never" else SEVERITIES.index(options.fail_on)
-    return int(code != 0 or any(SEVERITIES.index(f.severity) <= limit for f in diagnosis.findings))
+    failed = code != 0 or any(SEVERITIES.index(f.severity) <= limit for f in diagnosis.findings)
+    return Outcome(int(failed), diagnosis)
 
 
 def _config(session: Session, config: Path) -> dict[str, Any]:
