@@ -20,7 +20,7 @@ from ftdoctor.upstream.base import LineParser
 from ftdoctor.upstream.deepspeed import LossScale, Report
 from ftdoctor.upstream.hf_trainer import Bars, Metrics, TaggedMetrics
 from ftdoctor.upstream.nvidia import SmiTable
-from ftdoctor.upstream.pytorch import Exits
+from ftdoctor.upstream.pytorch import Exits, broken_off
 
 PARSERS: tuple[type[LineParser], ...] = (
     Metrics,
@@ -36,6 +36,7 @@ PARSERS: tuple[type[LineParser], ...] = (
 GAP_SECONDS = 300.0  # shorter silences are normal: model load, evaluation, checkpoint
 BARS = len(PARSERS)
 TRACEBACK = len(PARSERS) + 1
+TAIL = 256  # bytes of the end of a source that are kept to see how it breaks off
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Router:
         self._bars = Bars()
         self._tracebacks = TracebackParser()
         self._time: float | None = None
+        self._tail = b""
 
     @property
     def bytes_read(self) -> int:
@@ -113,6 +115,7 @@ class Router:
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """Events that `chunk` completes."""
+        self._tail = (self._tail + chunk if len(chunk) < TAIL else chunk)[-TAIL:]
         for line in self._finder.feed(chunk):
             yield from self._line(line)
 
@@ -128,6 +131,10 @@ class Router:
         yield from self._tracebacks.finish()
         for parser in self._parsers:
             yield from parser.finish()
+        mark = broken_off(self._tail)
+        if mark:
+            origin = Origin(self.path, self._finder.line, self._rank, self._node, self._time, next(self._orders))
+            yield FactLearned(origin, "broken_off", mark)
 
     def _line(self, line: RawLine) -> Iterator[Event]:
         parsers: set[int] = set()

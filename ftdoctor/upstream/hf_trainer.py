@@ -35,6 +35,19 @@ _TAGGED = re.compile(
         (?:.*?\bg(?:rad)?[_ ]?norm\s*[:=]\s*(?P<norm>[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf))\b)?""",
     re.VERBOSE | re.IGNORECASE,
 )
+_NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|nan|inf)"
+# mmengine (xtuner): "Epoch(train) [1][240/735]  lr: 1.98e-04  ...  loss: 2.5128  grad_norm: nan", "Iter(train) [ 240/735]"
+_MMENGINE = re.compile(
+    rf"\b(?:Epoch|Iter)\(train\)\s+(?:\[(?P<epoch>\d+)\])?\[\s*(?P<n>\d+)/\s*(?P<total>\d+)\]"
+    rf"(?=.*?\bloss: (?P<loss>{_NUMBER}))(?:.*?\bgrad_norm: (?P<norm>{_NUMBER}))?"
+)
+# torchtune: "1|240|Loss: 1.402"; litgpt: "Epoch 1 | iter 240 step 60 | loss train: 1.344, val: n/a"
+_TORCHTUNE = re.compile(rf"^\s*\d+\|(?P<step>\d+)\|Loss: (?P<loss>{_NUMBER})")
+_LITGPT = re.compile(rf"\biter\s+\d+ step (?P<step>\d+) \| loss train: (?P<loss>{_NUMBER})")
+# tqdm with a postfix (OpenRLHF, ColossalAI, own loops): " 12%|#  | 12/100 [00:30<03:40,  2.5s/it, loss=0.69, lr=1e-5]"
+_POSTFIX = re.compile(
+    rf"(?P<text>[^|]*?)\d+%\|[^|]*\|\s*(?P<step>\d+)/\d+ \[[^\]]*?(?:s/it|it/s)\b[^\]]*?[ ,](?:avg_|avr_|train_|gpt_)?loss=(?P<loss>{_NUMBER})\b"
+)
 _NOT_PROGRESS = re.compile(r"\b(?:eval|valid|validation|test|best)[_ ]?loss|loss[_ ]?scale", re.IGNORECASE)
 
 
@@ -109,9 +122,24 @@ class TaggedMetrics(OneLine):
 
     anchors: ClassVar[tuple[bytes, ...]] = (b"loss:", b"loss =", b"loss=", b"loss ", b"Loss:", b"Loss ", b"Loss=")
 
+    def __init__(self) -> None:
+        self._bar = (-1.0, "")  # step and loss of the last bar: a bar is drawn again and again
+
     def feed(self, text: str, origin: Origin) -> Iterable[Event]:
         """One cleaned line."""
         if "'" in text[:3] or len(text) > 1000 or "it/s" in text or "s/it" in text or _NOT_PROGRESS.search(text):
+            yield from self._drawn(text, origin)
+            return
+        other = _TORCHTUNE.search(text) or _LITGPT.search(text)
+        if other is not None:
+            yield MetricSample(origin, "loss", float(other["loss"]), float(other["step"]), "stated")
+            return
+        other = _MMENGINE.search(text)
+        if other is not None:
+            step = float(other["n"]) + (float(other["epoch"] or 1) - 1) * float(other["total"])
+            yield MetricSample(origin, "loss", float(other["loss"]), step, "stated")
+            if other["norm"]:
+                yield MetricSample(origin, "grad_norm", float(other["norm"]), step, "stated")
             return
         found = _TAGGED.search(text)
         if found is None:
@@ -120,6 +148,17 @@ class TaggedMetrics(OneLine):
         yield MetricSample(origin, "loss", float(found["loss"]), step, "stated")
         if found["norm"]:
             yield MetricSample(origin, "grad_norm", float(found["norm"]), step, "stated")
+
+
+    def _drawn(self, text: str, origin: Origin) -> Iterable[Event]:
+        """The loss that a training bar shows behind its rate, once a step."""
+        found = _TORCHTUNE.search(text) or _POSTFIX.search(text)
+        if found is None or _NOT_TRAINING.search(found.groupdict().get("text") or ""):
+            return
+        step, loss = float(found["step"]), found["loss"]
+        if step > 0 and (step, loss) != self._bar:
+            self._bar = (step, loss)
+            yield MetricSample(origin, "loss", float(loss), step, "stated")
 
 
 _BAR = re.compile(

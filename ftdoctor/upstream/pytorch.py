@@ -78,6 +78,15 @@ _INTERRUPTED = (
 )
 
 
+def broken_off(tail: bytes) -> str:
+    """`^C` when that is the last thing a source holds, else nothing.
+
+    A terminal echoes it when somebody presses Ctrl-C, and Python then prints KeyboardInterrupt below it. A notebook
+    (Colab) prints it, and nothing more, when it takes a process away whose memory ran out.
+    """
+    return "^C" if tail.rstrip().endswith(b"^C") else ""
+
+
 def _signed(code: int) -> int:
     """128 + n, as shells report a signal, to -n."""
     return 128 - code if 128 < code < 160 else code

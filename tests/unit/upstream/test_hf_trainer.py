@@ -103,3 +103,24 @@ def test_home_made_loops() -> None:
 def test_any_text(text: str) -> None:
     metric_dict(text)
     read(text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "step", "loss"),
+    [
+        ("06/21 12:00:00 - mmengine - INFO - Iter(train) [  10/1200]  lr: 1.0e-05  eta: 1:00:00  loss: 1.25", 10, 1.25),
+        ("mmengine - INFO - Epoch(train) [2][250/735]  lr: 2e-04  loss: 1.5  grad_norm: 2.1", 985, 1.5),
+        ("1|25|Loss: 1.8547:   3%|#         | 25/880 [00:51<27:22,  1.92s/it]", 25, 1.8547),
+        ("Epoch 1 | iter 240 step 60 | loss train: 1.344, val: n/a | iter time: 103.335 s (step)", 60, 1.344),
+        ("steps:  18%|####      | 1750/10000 [24:56<1:57:33,  1.17it/s, avr_loss=0.438]", 1750, 0.438),
+    ],
+)
+def test_losses_of_other_trainers(line: str, step: float, loss: float) -> None:
+    found = [e for e in read(line + "\n") if isinstance(e, MetricSample) and e.name == "loss"]
+    assert [(e.step, e.value) for e in found] == [(step, loss)]
+
+
+def test_a_bar_that_is_drawn_again_is_one_sample_and_an_evaluation_is_none() -> None:
+    bar = "\rEpoch 1:  12%|#   | 12/100 [00:30<03:40,  2.50s/it, loss=2.31]"
+    assert len([e for e in read(bar * 5 + "\n") if isinstance(e, MetricSample)]) == 1
+    assert not samples("Evaluating:  12%|#   | 12/100 [00:30<03:40,  2.50s/it, loss=2.31]\n")
