@@ -149,7 +149,6 @@ class TaggedMetrics(OneLine):
         if found["norm"]:
             yield MetricSample(origin, "grad_norm", float(found["norm"]), step, "stated")
 
-
     def _drawn(self, text: str, origin: Origin) -> Iterable[Event]:
         """The loss that a training bar shows behind its rate, once a step."""
         found = _TORCHTUNE.search(text) or _POSTFIX.search(text)
