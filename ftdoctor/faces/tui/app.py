@@ -85,6 +85,7 @@ class DoctorApp(App[None]):
         self.frame = EMPTY
         self._known: dict[str, str] = {}
         self._evidence = -1
+        self._plots: list[Plot] = []
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = "ftdoctor-dark"
@@ -119,6 +120,7 @@ class DoctorApp(App[None]):
         """Begin to read."""
         self.query_one("#search", Input).display = False
         self.query_one(FindingList).focus()
+        self._plots = list(self.query(Plot))
         self.show(EMPTY)
         if self._poller is not None:
             self._poller.start(lambda frame: self.post_message(FrameTaken(frame)))
@@ -158,10 +160,9 @@ class DoctorApp(App[None]):
             strip.set_class(not frame.gpus, "-none")
         elif view == "gpus":
             screen.query_one(GpuGrid).show(frame)
-        curves = {curve.name: curve for curve in frame.curves}
-        for plot in screen.query(f"#{view} Plot").results(Plot):
-            if plot.name in curves:
-                plot.show(curves[plot.name])
+        for plot in self._plots:
+            if plot.seen:
+                plot.show(next((curve for curve in frame.curves if curve.name == plot.name), plot.curve))
 
     def _announce(self, frame: Frame) -> None:
         """Bell and a word for each finding that is new or became worse; consequences of another one stay silent."""

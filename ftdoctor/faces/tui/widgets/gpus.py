@@ -11,7 +11,7 @@ from textual.widgets import Static
 from ftdoctor.faces.terminal import cut_end, printable
 from ftdoctor.faces.tui.frame import Frame, Gpu
 from ftdoctor.faces.tui.theme import Palette, palette
-from ftdoctor.faces.tui.widgets.lines import Lines
+from ftdoctor.faces.tui.widgets.lines import Lines, spanned
 from ftdoctor.faces.words import bar, gib, spark
 
 CARD = 36  # smallest width of a card
@@ -136,9 +136,16 @@ class Grid(Widget):
 class GpuStrip(Lines):
     """A line per GPU for the overview."""
 
+    MARGIN = 1
+
     def __init__(self, name: str) -> None:
         super().__init__(id=name)
         self._frame: Frame | None = None
+
+    @property
+    def ruled(self) -> bool:
+        """Not on a low screen, where each row counts."""
+        return not self.screen.has_class("-low")
 
     def show(self, frame: Frame) -> None:
         """Another frame."""
@@ -171,15 +178,16 @@ def _row(gpu: Gpu, width: int, colors: Palette) -> Text:
     heat = "–" if sample.temperature is None else f"{sample.temperature:.0f}°"
     power = "–" if sample.power is None else f"{sample.power:.0f}W"
     rank = "" if gpu.rank is None else f"r{gpu.rank}"
-    line = Text.assemble((f"{sample.index:>2} ", "bold"), (f"{rank:<3}", colors.accent))
-    if width >= ROW - 4:
-        full, empty = bar(share, width - 33)
-        line.append_text(Text.assemble((full, colors.accent), (empty, colors.faint), " "))
-    line.append_text(Text.assemble(f"{gib(sample.memory_used):>5}", ("G", colors.dim), f" {load}", ("%", colors.dim)))
-    if width >= ROW - 4:
-        line.append(f" {power:>5} {heat:>4}")
+    wide = width >= ROW - 4
+    parts = [(f"{sample.index:>2} ", "bold"), (f"{rank:<3}", colors.accent)]
     if sample.state not in (None, "ok"):
-        line = Text.assemble((f"{sample.index:>2} ", "bold"), (f"{rank:<4}", colors.accent))
-        line.append(STATES.get(sample.state or "", sample.state or ""), f"bold {colors.bad}")
+        parts.append((f" {STATES.get(sample.state or '', sample.state or '')}", f"bold {colors.bad}"))
+    else:
+        if wide:
+            full, empty = bar(share, width - 33)
+            parts += [(full, colors.accent), (empty, colors.faint), (" ", "")]
+        parts += [(f"{gib(sample.memory_used):>5}", ""), ("G", colors.dim), (f" {load}", ""), ("%", colors.dim)]
+        parts += [(f" {power:>5} {heat:>4}", "")] if wide else []
+    line = spanned(*parts)
     line.truncate(width, pad=True)
     return line

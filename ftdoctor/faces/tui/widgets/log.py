@@ -75,7 +75,7 @@ class LogView(ScrollView, can_focus=True):
         self._cache: OrderedDict[int, str] = OrderedDict()
         self._generation = 0
         self._turn = threading.Event()
-        self._over = False
+        self._over = self._shown = False
         self._worker: threading.Thread | None = None
 
     # -- what is shown -------------------------------------------------------------------------------------------
@@ -149,24 +149,26 @@ class LogView(ScrollView, can_focus=True):
 
     def on_show(self) -> None:
         """Seen again: catch up."""
+        self._shown = True
         self._turn.set()
+
+    def on_hide(self) -> None:
+        """Another view is looked at."""
+        self._shown = False
 
     def _work(self) -> None:
         while not self._over:
             busy = False
             log, found = self._file, [m for m in (self._filter, self._search) if m is not None]
-            if log is not None and self._seen():
+            if log is not None and self._shown:
                 grew = log.extend()
                 hits = [matches.step() for matches in found]
                 busy = log.indexed < log.size or any(not m.done for m in found)
                 if grew or any(hits):
                     self.post_message(self.Grew())
             if not busy:
-                self._turn.wait(IDLE)
+                self._turn.wait(IDLE if self._shown else None)
                 self._turn.clear()
-
-    def _seen(self) -> bool:
-        return bool(self.is_attached and self.size.height and self.display)
 
     def on_log_view_grew(self) -> None:
         """Make room for what is new."""
