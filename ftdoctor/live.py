@@ -26,6 +26,7 @@ from ftdoctor.sources.files import Damaged, Input, kind_of
 from ftdoctor.sources.follow import Grown, Logs
 from ftdoctor.sources.heartbeat import Heartbeats
 from ftdoctor.sources.journal import JournalWriter, is_journal
+from ftdoctor.sources.rank_logs import Ranks, run_folder
 from ftdoctor.sources.structured import READERS
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class LiveSession:
         """Follow `paths` (logs and folders; they need not exist yet).
 
         `machine` adds what stands beside the run: GPUs (unless `gpus` is off), host, processes of the ranks;
-        `heartbeats` is the folder where the ranks write theirs.
+        `heartbeats` is the folder where the ranks write theirs. Of a run of `ftdoctor launch` they are found, and so
+        are the logs of its ranks.
         """
         self.session = Session(rules, JournalWriter(journal) if journal else None)
         self._beside: Beside | None = None
@@ -65,6 +67,10 @@ class LiveSession:
 
             output = next((p for p in paths if os.path.isdir(p)), os.path.dirname(paths[0]) or "." if paths else ".")
             self._beside = Beside(self.session.orders, output=output, paths=paths, gpus=gpus)
+        launched = run_folder(paths)
+        if launched is not None:
+            heartbeats = heartbeats or launched / "heartbeat"
+        self._ranks = Ranks(launched) if launched is not None else None
         self._heartbeats = Heartbeats(heartbeats, self.session.orders) if heartbeats is not None else None
         self.paths = paths
         logs = [p for p in paths if os.path.isdir(p) or kind_of(Path(p)) == "log"]
@@ -89,14 +95,15 @@ class LiveSession:
     @property
     def logs(self) -> tuple[str, ...]:
         """Logs followed, as evidence names them."""
-        return self._logs.named
+        return tuple(dict.fromkeys((*self._logs.named, *(self._ranks.named if self._ranks is not None else ()))))
 
     def step(self, monotonic: float, wall: float) -> bool:
         """Read what is new. `monotonic` and `wall` are the caller's clocks in seconds. True when something changed."""
         if self._beside is not None:
             self._look_beside(monotonic, wall)
         before = self.session.run.records
-        for grown in self._logs.poll(monotonic):
+        grew = self._logs.poll(monotonic)
+        for grown in grew if self._ranks is None else self._ranks.apart(grew):
             self._grow(grown)
             self._grew = monotonic
         if monotonic - self._looked >= STRUCTURED_SECONDS:
@@ -159,6 +166,11 @@ class LiveSession:
 
     def finish(self) -> Diagnosis:
         """Close all sources and give the final diagnosis."""
+        if self._ranks is not None:
+            path, rest = self._ranks.close()
+            for name, router in self._routers.items():
+                if rest and os.path.realpath(name) == path:
+                    self.session.apply(router.feed(rest))
         for router in self._routers.values():
             self.session.apply(router.finish())
         self._routers.clear()

@@ -26,6 +26,7 @@ from ftdoctor.ruleset.types import RuleSet
 from ftdoctor.run_model.run import Run
 from ftdoctor.sources.files import Damaged, Input, chunks, expand
 from ftdoctor.sources.journal import JournalWriter, is_journal, read_journal
+from ftdoctor.sources.rank_logs import rest_of
 from ftdoctor.sources.structured import READERS
 
 BINARY_PROBE = 8192
@@ -131,7 +132,7 @@ class Session:
         router = self.router(item)
         first = True
         try:
-            for chunk in chunks(item):
+            for chunk in chunks(item) if not item.without else rest_of(item):
                 if first and b"\0" in chunk[:BINARY_PROBE]:
                     self._changed(item, "skipped", "binary data, not a log")
                     return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Sequence
@@ -22,10 +23,11 @@ examples:
   ftdoctor launch -- python train.py               any other trainer
   ftdoctor launch config.yml --dry-run             what would be run, as a shell script
 
-The screen beside the run: `ftdoctor watch RUNFOLDER` in another pane.
+On a terminal the screen of `ftdoctor watch` shows the run; q asks what becomes of it. Anywhere else, and with
+--no-tui, its output passes through. It is kept in the run folder in both cases, for each rank as well.
 
-The run goes on when ftdoctor ends in any way. Ctrl-C and SIGTERM end the run gently (a checkpoint where Axolotl's
-dynamic_checkpoint is on, then SIGTERM); a second Ctrl-C at once.
+The run goes on when ftdoctor ends in any way, or the terminal closes. Ctrl-C and SIGTERM end the run gently (a
+checkpoint where Axolotl's dynamic_checkpoint is on, then SIGTERM); a second Ctrl-C at once.
 
 exit codes: the trainer's own when it is not 0; else those of `ftdoctor check`
 """
@@ -52,8 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--heartbeat",
         action=argparse.BooleanOptionalAction,
-        default=False,
-        help="add a plugin to the trainer's that writes each rank's step, phase, exact loss and step time",
+        default=True,
+        help="a plugin beside the trainer's own writes each rank's step, phase, exact loss and log (default: on)",
     )
     parser.add_argument("--no-env", action="append", default=[], metavar="NAME", help="do not set this variable")
     parser.add_argument(
@@ -69,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="when the run fails of a cause with a safe fix (out of memory: micro batch halved, accumulation doubled), "
         "restart it once with that change, from its last checkpoint",
     )
+    parser.add_argument("--no-tui", action="store_true", help="no screen: the run's output as it comes")
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, and run nothing")
     parser.add_argument("--no-gpu", action="store_true", help="do not look at the GPUs")
     parser.add_argument("--fail-on", choices=("error", "warning", "info", "never"), default="error")
@@ -91,7 +94,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from ftdoctor.launch.runner import Launch, Settings
 
-    settings = Settings(gpus=not options.no_gpu, fail_on=options.fail_on)
+    screen = not options.no_tui and sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()
+    settings = Settings(gpus=not options.no_gpu, fail_on=options.fail_on, screen=screen)
     first = Launch(plan, rules, policy, settings)
     return attempts(first, options, rest)[0]
 

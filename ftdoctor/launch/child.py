@@ -13,6 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from ftdoctor.launch.ftdoctor_rank_log import TEE
 from ftdoctor.launch.plan import MARK, Plan
 
 
@@ -26,6 +27,17 @@ def marked(run_id: str) -> list[int]:
                 if wanted in (place / "environ").read_bytes().split(b"\0"):
                     found.append(int(place.name))
     return sorted(found)
+
+
+def readers(run_id: str) -> bool:
+    """True while one of the processes that write the ranks' own logs has not seen their end."""
+    wanted = f"{TEE}={run_id}".encode()
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            with contextlib.suppress(OSError):
+                if wanted in (place / "environ").read_bytes().split(b"\0"):
+                    return True
+    return False
 
 
 def ranks(run_id: str) -> dict[int, int]:

@@ -31,6 +31,7 @@ import time
 import traceback
 
 FOLDER = "FTDOCTOR_HEARTBEAT_DIR"
+RANK_LOGS = "FTDOCTOR_RANK_LOGS"  # folder where each rank's output is kept as well, see ftdoctor_rank_log.py
 STACKS = "FTDOCTOR_STACK_SIGNAL"  # name of the signal that makes every thread write its stack, e.g. SIGURG
 FORMAT = 1
 FLUSH_SECONDS = 1.0
@@ -65,6 +66,7 @@ class Writer:
         self.pid = os.getpid()
         self.pending = []
         self.phase = ("load", time.time(), 0)
+        self.split = None
         self._file = None
         self._said = None
         self._woken = threading.Event()
@@ -85,6 +87,11 @@ class Writer:
             self._woken.wait(FLUSH_SECONDS)
             self._woken.clear()
             self.flush()
+            try:
+                if self.split is not None:
+                    self.split.mend()
+            except Exception:
+                self.split = None
 
     def flush(self):
         """Write what is pending; the disk may refuse, then it is tried again."""
@@ -342,7 +349,20 @@ def begin():
             _last_words(folder)
         except Exception:
             _beat = None
+        else:
+            _rank_log(_beat.writer)
     return _beat
+
+
+def _rank_log(writer):
+    """Keep this rank's output in a file of its own as well."""
+    try:
+        if os.environ.get(RANK_LOGS):
+            import ftdoctor_rank_log
+
+            writer.split = ftdoctor_rank_log.begin(os.environ[RANK_LOGS])
+    except Exception:
+        pass
 
 
 def _stacks(folder):

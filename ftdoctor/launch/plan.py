@@ -57,13 +57,14 @@ class Plan:
     def folders(self) -> tuple[str, ...]:
         """Folders made below `folder`."""
         own = ("flight", "nccl")
-        return (*own, "plugin", "heartbeat") if self.heartbeat else own
+        return (*own, "plugin", "heartbeat", "ranks") if self.heartbeat else own
 
     @property
     def copies(self) -> tuple[tuple[Path, Path], ...]:
         """Files that are copied into `folder`: from, to."""
         own = tuple((path, self.folder / path.name) for path in self.files)
-        return (*own, (HEARTBEAT, self.folder / "plugin" / HEARTBEAT.name)) if self.heartbeat else own
+        plugin = tuple((path, self.folder / "plugin" / path.name) for path in (HEARTBEAT, RANK_LOG))
+        return (*own, *plugin) if self.heartbeat else own
 
     @property
     def log(self) -> Path:
@@ -105,6 +106,7 @@ def variables(folder: Path, torch: str | None) -> dict[str, str]:
 
 
 HEARTBEAT = Path(__file__).with_name("ftdoctor_heartbeat.py")
+RANK_LOG = HEARTBEAT.with_name("ftdoctor_rank_log.py")
 PLUGIN = "ftdoctor_heartbeat.Plugin"
 STACK_SIGNAL = "SIGURG"  # ignored by default, so harmless to a process that does not know it; used by nobody here
 
@@ -115,6 +117,7 @@ def heartbeat_variables(folder: Path, environ: Mapping[str, str]) -> dict[str, s
     return {
         "PYTHONPATH": os.pathsep.join(path),
         "FTDOCTOR_HEARTBEAT_DIR": str(folder / "heartbeat"),
+        "FTDOCTOR_RANK_LOGS": str(folder / "ranks"),
         "FTDOCTOR_STACK_SIGNAL": STACK_SIGNAL,
     }
 

@@ -15,31 +15,37 @@ from typing import TYPE_CHECKING
 
 from ftdoctor.errors import InputError
 from ftdoctor.launch import keeping
-from ftdoctor.launch.child import Child
+from ftdoctor.launch.child import Child, readers
 from ftdoctor.launch.forensics import Forensics
+from ftdoctor.launch.onscreen import ShownSession
 from ftdoctor.launch.plan import Plan
 from ftdoctor.launch.policy import Policy
 from ftdoctor.launch.stopping import Stopper, ask_for_checkpoint
 from ftdoctor.launch.witness import Scene, Witness
-from ftdoctor.live import LiveSession
 from ftdoctor.sources.files import Damaged, Input
 from ftdoctor.sources.structured import read_safetensors
 
 if TYPE_CHECKING:
+    from ftdoctor.faces.tui.launched import LaunchScreen
     from ftdoctor.findings import Diagnosis, Finding
     from ftdoctor.ruleset.types import RuleSet
 
 # SLURM announces the end of a job with SIGUSR1 or SIGUSR2 (--signal) or SIGCONT and SIGTERM
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 LOOK_SECONDS = 0.25
+READERS_SECONDS = 3.0  # for the last words of the ranks, which may come after the launcher's end
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to watch: `gpus` asks NVML, `fail_on` is the severity from which on the run counts as failed."""
+    """How to watch: `gpus` asks NVML, `fail_on` is the severity from which on the run counts as failed.
+
+    `screen` shows the run on the screen of `watch` instead of passing its output on.
+    """
 
     gpus: bool = True
     fail_on: str = "error"
+    screen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,8 @@ class Launch:
         self._copied = 0
         self._stopper: Stopper | None = None
         self._scene: Scene | None = None
+        self._screen: LaunchScreen | None = None
+        self._said: list[str] = []
 
     def run(self) -> int:
         """Start, watch, report; the exit code.
@@ -100,6 +108,7 @@ class Launch:
             ) from None
         for number in SIGNALS:
             signal.signal(number, self._signalled)
+        signal.signal(signal.SIGHUP, self._hung_up)
         self.say(f"run folder {self.plan.folder}, process {child.pid}")
         if self.plan.python is not None:
             self.say(f"training python {self.plan.python.path} ({self.plan.python.how})")
@@ -108,12 +117,32 @@ class Launch:
         paths = [str(self.plan.log), str(self.plan.folder / "nccl"), *map(str, self.plan.files)]
         journal = self.plan.folder / "journal.jsonl"
         beats = self.plan.folder / "heartbeat" if self.plan.heartbeat else None
-        live = LiveSession(self.rules, paths, journal, machine=True, gpus=self.settings.gpus, heartbeats=beats)
-        self._scene = Scene(self.plan, child, live, self.say)
-        self._watch(self._scene)
-        return self._report(self._scene)
+        live = ShownSession(self.rules, paths, journal, machine=True, gpus=self.settings.gpus, heartbeats=beats)
+        scene = self._scene = Scene(self.plan, child, live, self.say)
+        if self.settings.screen and self._show(scene, live) == "background":
+            live.finish()
+            self.say(f"the run goes on as process {child.pid}; see `ftdoctor watch {self.plan.folder}`")
+            return 0
+        self._watch(scene)
+        return self._report(scene)
 
     # -- while it runs -------------------------------------------------------------------------------------------
+
+    def _show(self, scene: Scene, live: ShownSession) -> str:
+        """The screen, until the run has ended or the user leaves it; what becomes of the run then."""
+        from ftdoctor.faces.tui.launched import LaunchScreen
+
+        live.act = lambda changed: self._acted(scene, changed)
+        live.over = lambda: scene.child.code is not None and (self._stopper is None or self._stopper.over)
+        self._screen = LaunchScreen(live, str(self.plan.folder), lambda: self.signals.append(signal.SIGINT))
+        try:
+            return self._screen.show()
+        finally:
+            self._screen, live.act = None, None
+            self._copied = self.plan.log.stat().st_size  # it was on the screen
+            said, self._said = self._said, []
+            for text in said:
+                self.say(text)
 
     def _watch(self, scene: Scene) -> None:
         from ftdoctor.sources.follow import Watcher
@@ -127,6 +156,9 @@ class Launch:
             while self._stopper and not self._stopper.over:  # the launcher has gone, ranks may be left
                 self._step(scene)
                 time.sleep(LOOK_SECONDS)
+            end = time.monotonic() + READERS_SECONDS
+            while self.plan.heartbeat and readers(self.plan.run_id) and time.monotonic() < end:
+                time.sleep(0.05)
             for _ in range(3):
                 self._step(scene)
         finally:
@@ -135,7 +167,11 @@ class Launch:
     def _step(self, scene: Scene) -> None:
         """Read, pass on, judge, act."""
         self._pass_on()
-        if scene.live.step(time.monotonic(), time.time()):
+        self._acted(scene, scene.live.step(time.monotonic(), time.time()))
+
+    def _acted(self, scene: Scene, changed: bool) -> None:
+        """Judge what is new, and do what the policy and the user ask for."""
+        if changed:
             diagnosis = scene.live.diagnosis()
             self._ask("looked", scene, diagnosis)
             for finding in diagnosis.findings:
@@ -165,13 +201,16 @@ class Launch:
             self.say(f"stopping the run because of {name} (--on-finding {name}=notify lets it go on)")
 
     def _miss_heartbeat(self, scene: Scene) -> None:
-        """Axolotl goes on without a plugin that it cannot import: say that the heartbeat never came."""
+        """Axolotl goes on without a plugin that it cannot import: say that a heartbeat never came."""
         run = scene.live.session.run
-        if not self.plan.heartbeat or run.beats or "heartbeat" in self._done:
+        if not self.plan.heartbeat or "heartbeat" in self._done or "loss" not in run.series or run.cadence.steps < 5:
             return
-        if run.cadence.steps >= 3 and "loss" in run.series:
-            self._done.add("heartbeat")
-            self.say("info: training runs without a heartbeat; its plugin was not loaded (see the log)")
+        local = set(scene.ranks()) or set(range(self.plan.processes or 1))
+        missing = sorted(local - run.beats.keys())
+        self._done.add("heartbeat")
+        if missing:
+            who = "" if len(missing) == len(local) else f" of rank {', '.join(map(str, missing))}"
+            self.say(f"info: training runs without a heartbeat{who}; its plugin was not loaded (see the log)")
 
     def _ask(self, what: str, scene: Scene, detail: object) -> None:
         """Let every witness do its work; what it cannot do must not harm the run."""
@@ -201,8 +240,20 @@ class Launch:
     def _signalled(self, number: int, _frame: object) -> None:
         self.signals.append(number)
 
+    def _hung_up(self, _number: int, _frame: object) -> None:
+        """The terminal has gone, as when ssh breaks off: the run is watched on."""
+        empty = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(empty, number)
+        if self._screen is not None:
+            self._screen.leave()
+
     def say(self, text: str) -> None:
-        """A line of ours, to standard error; nobody need be there to read it."""
+        """A line of ours, to standard error; nobody need be there to read it. A screen shows it, and it comes later."""
+        if self._screen is not None:
+            self._said.append(text)
+            self._screen.say(text)
+            return
         with contextlib.suppress(OSError, ValueError):
             print(f"ftdoctor: {text}", file=sys.stderr, flush=True)
 

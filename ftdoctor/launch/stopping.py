@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from ftdoctor.launch.child import Child, marked
 
@@ -49,6 +50,8 @@ class Stopper:
                     os.kill(self._child.pid, signal.SIGTERM)
         if self._stage == "term":
             left = marked(self._child.plan.run_id)
+            for pid in left:
+                wake(pid)
             if (left or self._child.code is None) and now < self._until and not hurry:
                 return
             self._stage, self._until = "kill", now + KILLED_SECONDS
@@ -67,6 +70,15 @@ def end_all(child: Child, say: Callable[[str], None]) -> None:
     while not stopper.over:
         stopper.advance(time.monotonic(), hurry=time.monotonic() > until)
         time.sleep(0.0 if stopper.over else 0.1)
+
+
+def wake(pid: int) -> None:
+    """Let a stopped process (SIGSTOP) go on when a SIGTERM waits for it: it dies of it before it does anything else."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+        if status["State"].startswith("T") and pending >> (signal.SIGTERM - 1) & 1:
+            os.kill(pid, signal.SIGCONT)
 
 
 def ask_for_checkpoint(child: Child) -> bool:

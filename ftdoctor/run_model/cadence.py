@@ -31,12 +31,15 @@ class Cadence:
         """Time passed."""
         self.now = now
 
-    def alive(self, phase: str) -> None:
-        """A sign of life; `phase` is what the run begins or goes on doing: load, train, eval, save, end."""
+    def alive(self, phase: str, seconds: float | None = None) -> None:
+        """A sign of life; `phase` is what the run begins or goes on doing: load, train, eval, save, end.
+
+        `seconds` is the pause before it where the sign says so itself: ticks are too coarse for steps below a second.
+        """
         if self.now is None:
             return
         if self.last is not None and self.phase == phase == "train":
-            pause = self.now - self.last
+            pause = self.now - self.last if seconds is None else seconds
             if pause > 0:
                 self.longest = max(self.longest, pause)
                 self._pauses.append(pause)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -56,6 +57,7 @@ _PHASES = {
     "evaluating": "eval",
 }
 
+_RANK_LOG = re.compile(r"(?<![^/])ranks/rank\d+\.log$")
 # facts that show that the stage went on to its end after whatever was printed before
 ENDINGS = frozenset({"finished", "saved", "merged", "merge.applied", "preprocessed"})
 
@@ -76,6 +78,12 @@ class Progress:
     last_metric: Origin | None = None
     finished: Origin | None = None
     marks: list[int] = field(default_factory=list)
+
+
+def _family(path: str) -> str:
+    """The logs of one launch tell of one run: RUN/ranks/rank3.log goes with RUN/train.log."""
+    found = _RANK_LOG.search(path)
+    return path[: found.start()] + "train.log" if found else path
 
 
 class Run:
@@ -169,7 +177,7 @@ class Run:
 
     def went_on_after(self, origin: Origin, metrics: int = 3) -> bool:
         """True when the same source shows that training continued: finished, or `metrics` more metric lines."""
-        progress = self.progress.get(origin.path)
+        progress = self.progress.get(_family(origin.path))
         if progress is None:
             return False
         if progress.finished is not None and progress.finished.order > origin.order:
@@ -270,7 +278,7 @@ class Run:
         beats.add(event)
         if rank == min(self.beats):
             if event.phase == "step":
-                self._alive(event.origin, "train")
+                self._alive(event.origin, "train", event.seconds)
             elif event.phase != before and event.phase in _BEATS:
                 self._alive(event.origin, _BEATS[event.phase])
             if event.grad_norm is not None:
@@ -281,9 +289,9 @@ class Run:
     def _sample(self, event: Heartbeat, name: str, value: float) -> None:
         self._append(MetricSample(event.origin, name, value, float(event.step), "stated"))
 
-    def _alive(self, origin: Origin, phase: str) -> None:
+    def _alive(self, origin: Origin, phase: str, seconds: float | None = None) -> None:
         self.last_sign = origin
-        self.cadence.alive(phase)
+        self.cadence.alive(phase, seconds)
 
     def _source(self, event: SourceChanged) -> None:
         if event.change == "opened" and event.origin.path not in self.paths:
@@ -323,7 +331,7 @@ class Run:
                 self._interval = float(interval)
 
     def _progress(self, origin: Origin) -> Progress:
-        return self.progress.setdefault(origin.path, Progress())
+        return self.progress.setdefault(_family(origin.path), Progress())
 
     def _clock(self, path: str) -> StepClock:
         return self._clocks.setdefault(path, StepClock())

@@ -44,6 +44,7 @@ class Input:
     kind: str
     rank: int | None = None
     given: bool = True
+    without: tuple[str, ...] = ()  # logs whose lines are left out of this one
 
     @property
     def name(self) -> str:
@@ -150,8 +151,7 @@ def _folder(root: Path) -> Iterator[Input]:
                 configs.append(path)
             elif is_log_name(name):
                 logs.append(path)
-    for path in logs[:MAX_FILES]:
-        yield Input(str(path), "log", rank_of(path), given=False)
+    yield from _logs(root, logs[:MAX_FILES])
     for path in beats[:MAX_FILES]:
         yield Input(str(path), "heartbeat", rank_of(path), given=False)
     if states:
@@ -165,6 +165,19 @@ def _folder(root: Path) -> Iterator[Input]:
             yield Input(str(path), "safetensors", given=False)
     if (root / "adapter_config.json").is_file():
         yield Input(str(root), "adapter_dir", given=False)
+
+
+def _logs(root: Path, paths: list[Path]) -> Iterator[Input]:
+    """Logs; of a launch the ranks' own ones, and of the one where they meet what is left."""
+    from ftdoctor.sources import rank_logs
+
+    own = rank_logs.rank_logs(root) if (root / "run.json").is_file() else []
+    use = bool(own) and rank_logs.small_enough(own)
+    for path in paths:
+        if path in own and not use:
+            continue
+        mixed = use and path == root / rank_logs.MIXED
+        yield Input(str(path), "log", rank_of(path), False, tuple(map(str, own)) if mixed else ())
 
 
 def _is_journal(path: Path) -> bool:

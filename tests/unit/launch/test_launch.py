@@ -76,6 +76,23 @@ def test_sigterm_ends_the_run_and_sigint_never_reaches_it(tmp_path: Path) -> Non
     assert "GOT SIGINT" not in out
 
 
+def test_a_stopped_process_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, subprocess, sys, time\n"
+        "rank = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "signal.signal(signal.SIGTERM, lambda *a: (rank.terminate(), rank.wait(), sys.exit(0)))\n"
+        "os.kill(rank.pid, signal.SIGSTOP)\n"
+        "print('ready', flush=True)\nwhile True: time.sleep(0.05)\n"
+    )
+    done = launch(tmp_path, code)
+    log = tmp_path / "ftdoctor-runs/r/train.log"
+    _wait(lambda: log.is_file() and "ready" in log.read_text())
+    done.send_signal(signal.SIGTERM)
+    _, err = done.communicate(timeout=60)
+    assert "SIGTERM" in err
+    assert "SIGKILL" not in err
+
+
 def test_the_trainer_outlives_ftdoctor(tmp_path: Path) -> None:
     code = "import time\nfor n in range(40):\n    print('step', n, flush=True); time.sleep(0.1)\nprint('finished', flush=True)\n"
     done = launch(tmp_path, code)
