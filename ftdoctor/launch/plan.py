@@ -11,6 +11,7 @@ import ast
 import os
 import re
 import shlex
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from ftdoctor.training_python import TrainingPython
 RUNS = "ftdoctor-runs"
 MARK = "FTDOCTOR_RUN_ID"  # in the environment of every process of the run, so that all of them can be found again
 CHECKPOINT_FILE = "axolotl_checkpoint.save"  # Axolotl's dynamic checkpoint: asks for a save at the next step
+RAS_PORTS = (28100, 900)  # first and number; NCCL's own is 28028
 LAUNCHERS = ("accelerate", "torchrun", "python")
 
 
@@ -146,6 +148,11 @@ def with_plugin(data: Mapping[str, Any], extra: Sequence[str]) -> list[str] | No
         return None
     plugins = [*named, PLUGIN]
     return [*kept, f"--plugins={plugins!r}"]
+
+
+def ras_address(run_id: str) -> str:
+    """Where NCCL's RAS answers. One address for all runs would let a second one on this machine hear of the first."""
+    return f"localhost:{RAS_PORTS[0] + zlib.crc32(run_id.encode()) % RAS_PORTS[1]}"
 
 
 def _version(torch: str | None) -> tuple[int, int]:
@@ -280,7 +287,8 @@ def _plan(
     gpus: str | None,
     without: Sequence[str],
 ) -> Plan:
-    added = {k: v for k, v in variables(folder.resolve(), torch).items() if k not in without and k not in environ}
+    wanted = {**variables(folder.resolve(), torch), "NCCL_RAS_ADDR": ras_address(run_id)}
+    added = {k: v for k, v in wanted.items() if k not in without and k not in environ}
     if "NCCL_DEBUG" in environ:
         added.pop("NCCL_DEBUG_FILE", None)  # they want to see it in their own output
     if gpus is not None:

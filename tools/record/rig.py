@@ -62,7 +62,7 @@ class Rig:
 
     def __init__(self, venv: Path, folder: Path) -> None:
         """Prepare `folder`: copy the rig's files, make the model once."""
-        self.venv = venv.absolute()
+        self.venv = venv.resolve()  # as torchrun's own first line names it: compiled operators depend on the path
         self.folder = folder
         self._extensions = folder / "torch_extensions"
         folder.mkdir(parents=True, exist_ok=True)

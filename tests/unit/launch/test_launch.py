@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ftdoctor.launch.child import marked
-from ftdoctor.launch.plan import MARK, variables, visible_gpus
+from ftdoctor.launch.plan import MARK, for_command, variables, visible_gpus
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 STEP = "{'loss': '1.5', 'grad_norm': '0.4', 'learning_rate': '0.0002', 'epoch': '0.1'}"
@@ -141,6 +141,15 @@ def test_processes_of_a_run_are_found_by_their_mark() -> None:
 def test_the_flight_recorder_by_the_name_of_this_torch(torch: str | None, name: str) -> None:
     assert name in variables(Path("/x"), torch)
     assert not any(v.startswith("TORCH_NCCL_") for v in variables(Path("/x"), "2.1.0"))
+
+
+def test_two_runs_ask_two_addresses_of_ras(tmp_path: Path) -> None:
+    def address(run_id: str, **environ: str) -> str | None:
+        plan = for_command(["train"], folder=tmp_path, run_id=run_id, gpus=None, environ=environ)
+        return plan.environment.get("NCCL_RAS_ADDR")
+
+    assert address("a") != address("b")
+    assert address("a", NCCL_RAS_ADDR="localhost:1") == "localhost:1"
 
 
 def test_visible_gpus() -> None:
