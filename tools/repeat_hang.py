@@ -45,7 +45,8 @@ def main() -> int:
             if story.seconds is not None:
                 seconds.append(story.seconds)
             said = found["message"] if found else "no hang found"
-            print(f"{number + 1}: rank {rank} {'right' if good else 'WRONG'}: {said}", flush=True)
+            after = "" if story.seconds is None else f" after {story.seconds:.0f} s, load {os.getloadavg()[0]:.1f}"
+            print(f"{number + 1}: rank {rank} {'right' if good else 'WRONG'}{after}: {said}", flush=True)
             shutil.rmtree(folder, ignore_errors=True)
     shown = f"; median {statistics.median(seconds):.0f} s, longest {max(seconds):.0f} s of silence" if seconds else ""
     print(f"{right} of {options.repeats} right{shown}")

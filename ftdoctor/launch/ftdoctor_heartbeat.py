@@ -36,6 +36,7 @@ STACKS = "FTDOCTOR_STACK_SIGNAL"  # name of the signal that makes every thread w
 FORMAT = 1
 FLUSH_SECONDS = 1.0
 KEEP_PENDING = 20000  # records held while the disk refuses
+BACK = object()
 PHASES = ("data", "forward", "backward", "optimizer")
 
 
@@ -87,11 +88,11 @@ class Writer:
             self._woken.wait(FLUSH_SECONDS)
             self._woken.clear()
             self.flush()
-            try:
-                if self.split is not None:
+            if self.split is not None:
+                try:
                     self.split.mend()
-            except Exception:
-                self.split = None
+                except Exception:
+                    self.split = None
 
     def flush(self):
         """Write what is pending; the disk may refuse, then it is tried again."""
@@ -175,7 +176,7 @@ class Beat:
         self.norm = None
         self.unread = []
         self.cuda = None
-        self.after = "log"  # what follows a step
+        self.after = "log"  # phase that follows a step
 
     @_guarded
     def enter(self, phase):
@@ -248,18 +249,19 @@ class Beat:
 
 
 def _around(beat, owner, name, before=None, after=None, result=None):
-    """Wrap `owner.name` on the object itself: `before` and `after` are phases, `result` gets what it returns."""
+    """Wrap `owner.name`: `before`, `after` are phases (BACK: the one it is called in), `result` gets what it returns."""
     original = getattr(owner, name, None)
     if original is None:
         return
 
     @functools.wraps(original)
     def call(*args, **kwargs):
+        called_in = beat.phase
         if before:
             beat.enter(before)
         value = original(*args, **kwargs)
         if after:
-            beat.enter(after if isinstance(after, str) else after())
+            beat.enter(called_in if after is BACK else after if isinstance(after, str) else after())
         if result:
             result(value)
         return value
@@ -296,11 +298,10 @@ def watch(trainer, beat):
         trainer.training_step = training_step
     _around(beat, trainer, "compute_loss", None, in_training("backward"))
     _around(beat, trainer, "get_batch_samples", "data", "data")
-    if not hasattr(trainer, "get_batch_samples"):  # transformers before 4.46: the fetch of a batch shows nowhere else
-        beat.after = "data"
-    _around(beat, trainer, "evaluate", "eval", "data")
-    _around(beat, trainer, "_save_checkpoint", "save", "data")
-    _around(beat, trainer, "save_model", "save", "data")
+    beat.after = "log" if hasattr(trainer, "get_batch_samples") else "data"  # before 4.46 the fetch shows nowhere else
+    _around(beat, trainer, "evaluate", "eval", BACK)
+    _around(beat, trainer, "_save_checkpoint", "save", BACK)
+    _around(beat, trainer, "save_model", "save", BACK)
     _around(beat, trainer, "_get_grad_norm", None, None, beat.grad_norm)
     if not hasattr(trainer, "_get_grad_norm"):  # transformers before 5
         _around(beat, getattr(trainer, "accelerator", None), "clip_grad_norm_", None, None, beat.grad_norm)
