@@ -36,8 +36,7 @@ STACKS = "FTDOCTOR_STACK_SIGNAL"  # name of the signal that makes every thread w
 FORMAT = 1
 FLUSH_SECONDS = 1.0
 KEEP_PENDING = 20000  # records held while the disk refuses
-BACK = object()
-PHASES = ("data", "forward", "backward", "optimizer")
+PHASES, BACK = ("data", "forward", "backward", "optimizer"), object()
 
 
 def _rank():
@@ -249,7 +248,7 @@ class Beat:
 
 
 def _around(beat, owner, name, before=None, after=None, result=None):
-    """Wrap `owner.name`: `before`, `after` are phases (BACK: the one it is called in), `result` gets what it returns."""
+    """Wrap `owner.name`: `before`, `after` are phases (BACK: that of the call), `result` gets what it returns."""
     original = getattr(owner, name, None)
     if original is None:
         return
