@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ftdoctor.sources.beside import Beside
 
 SETTLE_SECONDS = 5.0
+SETTLED_SECONDS = 2.0  # without a further line: a traceback with its exception is complete
 SILENT_AFTER_CRASH = 20.0  # after a traceback without a word from a launcher
 STRUCTURED_SECONDS = 2.0
 TICK_SECONDS = 1.0
@@ -78,8 +79,10 @@ class LiveSession:
         self._structured = [
             Input(p, kind_of(Path(p))) for p in paths if not os.path.isdir(p) and kind_of(Path(p)) != "log"
         ]
+        self._absent = [p for p in paths if not os.path.exists(p)]
         self._folders = [Path(p) for p in paths if os.path.isdir(p)]
         self._routers: dict[str, Router] = {}
+        self._grown: dict[str, float] = {}
         self._stamps: dict[str, tuple[int, int]] = {}
         self._looked = float("-inf")
         self._ticked = float("-inf")
@@ -105,7 +108,7 @@ class LiveSession:
         grew = self._logs.poll(monotonic)
         for grown in grew if self._ranks is None else self._ranks.apart(grew):
             self._grow(grown)
-            self._grew = monotonic
+            self._grew = self._grown[grown.item.path] = monotonic
         if monotonic - self._looked >= STRUCTURED_SECONDS:
             self._looked = monotonic
             self._look()
@@ -113,8 +116,8 @@ class LiveSession:
             self.session.apply(self._heartbeats.poll())
         if monotonic - self._ticked >= TICK_SECONDS:
             self._ticked = monotonic
-            for router in self._routers.values():
-                self.session.apply(router.flush())
+            for path, router in self._routers.items():
+                self.session.apply(router.flush(monotonic - self._grown.get(path, monotonic) >= SETTLED_SECONDS))
             self.session.apply([Tick(Origin("", time=wall, order=self.session.next_order()))])
             silence = self.session.run.cadence.silence
             if silence is not None and silence >= QUIET_SECONDS:
@@ -142,8 +145,9 @@ class LiveSession:
 
     @property
     def calm(self) -> bool:
-        """Nothing is due before the next second unless a file grows."""
-        return True
+        """Nothing is due before the next second unless a file grows; not while a journal holds back what it got."""
+        journal = self.session.journal
+        return journal is None or journal.failed or not journal.pending
 
     def diagnosis(self) -> Diagnosis:
         """The diagnosis now; computed only when something changed."""
@@ -199,6 +203,9 @@ class LiveSession:
 
     def _look(self) -> None:
         """Read structured files that changed: the newest trainer_state.json, configs."""
+        for path in [p for p in self._absent if os.path.exists(p)]:
+            self._absent.remove(path)
+            self._folders += [Path(path)] if os.path.isdir(path) else []
         items = list(self._structured)
         for folder in self._folders:
             states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: _stamp(p)[0])

@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ftdoctor.faces.notify import Notifier
     from ftdoctor.faces.prometheus import Exporter
     from ftdoctor.findings import Diagnosis, Finding
-    from ftdoctor.launch.forensics.hang import Looks
     from ftdoctor.live import LiveSession
 
 EPILOG = """\
@@ -126,7 +125,10 @@ def main(argv: Sequence[str]) -> int:
         from ftdoctor.faces.tui import run
 
         title = _title(options)
-        diagnosis = run(live, title=title, notify=options.notify, interval=options.interval, exporter=exporter)
+        diagnosis = run(
+            live, title=title, notify=options.notify, interval=options.interval, exporter=exporter,
+            look=_looker(live, options),
+        )  # fmt: skip
         return exit_code(diagnosis, options.fail_on)
     return headless(live, options, exporter)
 
@@ -187,16 +189,12 @@ def headless(live: LiveSession, options: argparse.Namespace, exporter: Exporter 
         notifier = Notifier(options.notify, _title(options))
     printer = _Printer(options.format or "text", notifier)
     watcher = Watcher(live.paths)
-    looks = None
-    if not options.replay:
-        from ftdoctor.launch.forensics.hang import Looks
-
-        looks = Looks(live.session, None)
+    look = _looker(live, options)
     try:
         while True:
             if live.step(time.monotonic(), time.time()):
                 diagnosis = live.diagnosis()
-                if looks is not None and _look(looks, live, diagnosis):
+                if look is not None and look(live, diagnosis):
                     diagnosis = live.diagnosis()
                 printer.show(diagnosis)
                 if options.until_fail and printer.failed:
@@ -221,16 +219,28 @@ def headless(live: LiveSession, options: argparse.Namespace, exporter: Exporter 
     return exit_code(diagnosis, options.fail_on)
 
 
-def _look(looks: Looks, live: LiveSession, diagnosis: Diagnosis) -> bool:
-    """Where the ranks of a silent run stand, when it is time to see; True when something was learned."""
-    now = time.monotonic()
-    if not looks.due(now, any(f.id == "hang" for f in diagnosis.findings)):
-        return False
-    ranks = live.session.run.rank_pids
-    if ranks:
-        live.session.apply(looks.look(ranks, now, time.time()))
-        live.refresh()
-    return bool(ranks)
+def _looker(live: LiveSession, options: argparse.Namespace) -> Callable[[LiveSession, Diagnosis], bool] | None:
+    """Looks at where the ranks of a silent run stand, when it is time to see; None for a replay, whose run is over.
+
+    What it returns says whether something was learned.
+    """
+    if options.replay:
+        return None
+    from ftdoctor.launch.forensics.hang import Looks
+
+    looks = Looks(live.session, None)
+
+    def look(live: LiveSession, diagnosis: Diagnosis) -> bool:
+        now = time.monotonic()
+        if not looks.due(now, any(f.id == "hang" for f in diagnosis.findings)):
+            return False
+        ranks = live.session.run.rank_pids
+        if ranks:
+            live.session.apply(looks.look(ranks, now, time.time()))
+            live.refresh()
+        return bool(ranks)
+
+    return look
 
 
 class _Printer:

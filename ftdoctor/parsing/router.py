@@ -119,9 +119,14 @@ class Router:
         for line in self._finder.feed(chunk):
             yield from self._line(line)
 
-    def flush(self) -> Iterator[Event]:
-        """Events that were held back because more of the same kind might follow (progress bars)."""
+    def flush(self, quiet: bool = False) -> Iterator[Event]:
+        """Events that were held back because more of the same kind might follow (progress bars).
+
+        `quiet`: nothing was written for a while, so a traceback that has its exception is complete too.
+        """
         yield from self._bars.take()
+        if quiet:
+            yield from self._tracebacks.settle()
 
     def finish(self) -> Iterator[Event]:
         """The source ended."""

@@ -129,6 +129,13 @@ class TracebackParser:
         self._chain.clear()
         return iter(done)
 
+    def settle(self) -> Iterator[TracebackSeen]:
+        """Close what has its exception line: nothing more has come for a while (the last words of a live run)."""
+        done: list[TracebackSeen] = []
+        for entry in [e for e in self._open if e.type]:
+            self._finish(entry, done)
+        return iter(done)
+
     def _start(self, text: str, key: str, origin: Origin) -> None:
         if len(self._open) >= MAX_OPEN:
             del self._open[0]

@@ -109,9 +109,9 @@ class Logs:
         self._folders = [Path(p) for p in paths if os.path.isdir(p)]
         self._followers: dict[str, Follower] = {}
         self._scanned: float | None = None
-        for path in paths:
-            if not os.path.isdir(path):
-                self._add(Input(path, "log", rank_of(Path(path))))
+        self._given = [p for p in paths if not os.path.isdir(p)]
+        for path in self._given:
+            self._add(Input(path, "log", rank_of(Path(path))))
 
     @property
     def paths(self) -> list[str]:
@@ -147,6 +147,12 @@ class Logs:
             self._followers[key] = Follower(item)
 
     def _scan(self) -> None:
+        for late in [p for p in self._given if os.path.isdir(p)]:  # it was not there yet, and became a folder
+            self._given.remove(late)
+            follower = self._followers.pop(os.path.realpath(late), None)
+            if follower is not None:
+                follower.close()
+            self._folders.append(Path(late))
         for root in self._folders:
             for folder, folders, files in os.walk(root):
                 depth = len(Path(folder).relative_to(root).parts)
@@ -163,6 +169,9 @@ class Watcher:
     def __init__(self, paths: list[str]) -> None:
         self._event = threading.Event()
         self._observer: Any = None
+        self._handler: Any = None
+        self._watched: set[str] = set()
+        self._absent = [p for p in paths if not os.path.exists(p)]
         try:
             logging.getLogger("watchdog").addHandler(logging.NullHandler())  # its last words are no news
             from watchdog.events import FileSystemEventHandler
@@ -175,20 +184,36 @@ class Watcher:
                     if event.event_type in ("created", "modified", "moved"):
                         woken.set()
 
-            observer = Observer()
-            for folder in {str(Path(p) if os.path.isdir(p) else Path(p).resolve().parent) for p in paths}:
-                if os.path.isdir(folder):
-                    observer.schedule(_Wake(), folder, recursive=os.path.isdir(folder) and folder in paths)
-            observer.daemon = True
-            observer.start()
-            self._observer = observer
+            self._observer, self._handler = Observer(), _Wake()
+            for path in paths:
+                self._watch(path)
+            self._observer.daemon = True
+            self._observer.start()
         except (ImportError, OSError, RuntimeError):
             self._observer = None  # no notifications here: the interval alone decides
 
+    def _watch(self, path: str) -> None:
+        """A folder with all below it, or the folder that holds a file."""
+        folder = path if os.path.isdir(path) else str(Path(path).resolve().parent)
+        if os.path.isdir(folder) and folder not in self._watched:
+            self._watched.add(folder)
+            self._observer.schedule(self._handler, folder, recursive=folder == path)
+
     @property
     def notified(self) -> bool:
-        """The system says when something changes; without it only looking helps."""
-        return self._observer is not None
+        """The system says when something changes. Without it, and for what is not there yet (it may become a folder),
+        only looking helps.
+        """
+        if self._observer is None:
+            return False
+        for path in [p for p in self._absent if os.path.exists(p)]:
+            self._absent.remove(path)
+            try:
+                self._watch(path)
+            except OSError:
+                self._observer = None
+                return False
+        return not self._absent
 
     def wait(self, seconds: float) -> bool:
         """Sleep until something changed, at most `seconds`; True when woken early."""

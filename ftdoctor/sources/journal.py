@@ -25,7 +25,7 @@ FORMAT = 1
 HEADER = b'{"ftdoctor_journal":'
 SEGMENT = 64 << 20
 KEEP = 3
-FLUSH_SECONDS = 1.0
+FLUSH_SECONDS = 0.5
 _TYPES: dict[str, Any] = {
     name: cls for name, cls in vars(types).items() if dataclasses.is_dataclass(cls) and name not in ("Origin", "Frame")
 }
@@ -78,7 +78,9 @@ def decode(line: str) -> Event | None:
 
 
 class JournalWriter:
-    """Appends events; call `tick` about once a second so that a kill loses no more than that."""
+    """Appends events. `tick` writes them out: called at least every quarter of a second while `pending`, it makes sure
+    that a kill loses no more than the last second.
+    """
 
     def __init__(self, path: Path) -> None:
         """Start `path`; an existing journal there is moved aside, never overwritten.
@@ -96,6 +98,7 @@ class JournalWriter:
         self._segment = 0
         self._written = 0
         self._flushed = 0.0
+        self.pending = False
         self._file: IO[str] | None = self._start(path)
 
     @property
@@ -111,15 +114,16 @@ class JournalWriter:
         try:
             self._file.write(line + "\n")
             self._written += len(line) + 1
+            self.pending = True
             if self._written > SEGMENT:
                 self._rotate()
         except OSError:
             self._file = None
 
     def tick(self, now: float) -> None:
-        """Flush when a second has passed; `now` is the caller's clock in seconds."""
-        if self._file is not None and now - self._flushed >= FLUSH_SECONDS:
-            self._flushed = now
+        """Flush what is pending, at most every `FLUSH_SECONDS`; `now` is the caller's clock in seconds."""
+        if self._file is not None and self.pending and now - self._flushed >= FLUSH_SECONDS:
+            self._flushed, self.pending = now, False
             try:
                 self._file.flush()
             except OSError:

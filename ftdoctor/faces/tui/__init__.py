@@ -5,18 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ftdoctor.faces.prometheus import Exporter
     from ftdoctor.findings import Diagnosis
     from ftdoctor.live import LiveSession
 
 
 def run(
-    live: LiveSession, *, title: str, notify: str | None, interval: float, exporter: Exporter | None = None
+    live: LiveSession,
+    *,
+    title: str,
+    notify: str | None,
+    interval: float,
+    exporter: Exporter | None = None,
+    look: Callable[[LiveSession, Diagnosis], bool] | None = None,
 ) -> Diagnosis:
     """Show `live` until the user leaves; the final diagnosis.
 
     `title` names the run, `notify` is a URL for apprise or None, `interval` the longest wait between looks in
-    seconds; `exporter` gets each frame too.
+    seconds; `exporter` gets each frame too, and `look` sees each diagnosis (`Poller`).
 
     Raises:
         UsageError: textual is missing, or `notify` cannot be used.
@@ -35,7 +43,7 @@ def run(
         ) from None
     from ftdoctor.faces.tui.poller import Poller
 
-    poller = Poller(live, interval, also=exporter.show if exporter is not None else None)
+    poller = Poller(live, interval, also=exporter.show if exporter is not None else None, look=look)
     app = DoctorApp(title, poller=poller, notifier=notifier)
     try:
         app.run()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from ftdoctor.faces.tui.frame import Camera, Frame
+from ftdoctor.findings import Diagnosis
 from ftdoctor.live import LiveSession
 from ftdoctor.sources.follow import Watcher
 
@@ -26,15 +27,18 @@ class Poller:
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         also: Callable[[Frame], object] | None = None,
+        look: Callable[[LiveSession, Diagnosis], bool] | None = None,
     ) -> None:
-        """`also` gets each frame before the screen does, in the thread."""
+        """`also` gets each frame before the screen does; `look` sees each diagnosis and may add to the session what it
+        finds out (True: it did). Both are called in the thread.
+        """
         self.error: BaseException | None = None
         self._live = live
         self._interval = interval
         self._monotonic, self._wall = monotonic, wall
         self._camera = Camera(live)
         self._deliver: Callable[[Frame | None], object] = lambda frame: None
-        self._also = also
+        self._also, self._look = also, look
         self._stop = threading.Event()
         self._watcher = Watcher(live.paths)
         self._thread = threading.Thread(target=self._loop, name="ftdoctor-poll", daemon=True)
@@ -71,6 +75,8 @@ class Poller:
             due = now - last >= max(FRAME_SECONDS, cost / PART)
             if over != ended or (due and (pending or now - last >= IDLE_SECONDS)):
                 ended, pending = over, False
+                if self._look is not None:
+                    self._look(live, live.diagnosis())
                 frame = self._camera.take(self._wall(), ended)
                 if self._also is not None:
                     self._also(frame)
