@@ -207,7 +207,10 @@ def test_it_leaves_the_run_alone(tmp_path: Path) -> None:
         trainer = subprocess.Popen([sys.executable, "-c", code], stdout=handle)
     try:
         with watch(str(log), "--headless", "--journal", str(tmp_path / "j")) as seen:
-            seen.until(lambda: (tmp_path / "j").exists() and "MetricSample" in (tmp_path / "j").read_text(), "the first step in the journal")
+            seen.until(
+                lambda: (tmp_path / "j").exists() and "MetricSample" in (tmp_path / "j").read_text(),
+                "the first step in the journal",
+            )
             os.kill(seen.process.pid, signal.SIGKILL)
             seen.ends()
         size = log.stat().st_size
