@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ftdoctor.evaluation.languages import language
 from ftdoctor.evaluation.markers import strip_markers
 from ftdoctor.evaluation.text import Answer, bounded, looks_like_code, without_thinking, words
 
@@ -23,14 +24,25 @@ _COPY = re.compile(
     r"|print the following|write the following)\b|重复|复述|繰り返"
 )
 _CHANGE = re.compile(
-    r"(?i)^\W*(?:please |can you |could you )?(?:translate|summari[sz]e|shorten|paraphrase|rephrase|explain"
-    r"|classify|tl;?dr|answer|convert|simplify)\b"
+    r"(?i)^\W*(?:please |can you |could you |bitte )?(?:translate|summari[sz]e|shorten|paraphrase|rephrase|explain"
+    r"|classify|tl;?dr|answer|convert|simplify|übersetze?n?|fasse|kürze|traduis|traduire|résume[rz]?|traduce|traducir"
+    r"|resume|resumir|traduza|traduci|riassumi|vertaal|przetłumacz|переведи\w*|перескажи|сократи)\b"
+    r"|翻译|翻譯|译成|总结|概括|訳し|要約|번역|요약|ترجم|لخص|अनुवाद"
 )
+_INTO = re.compile(r"(?i)\b(?:(?:in)?to|ins?|en|al|au|в|на)\s+(?:das |dem |el |l')?(\w+)")
+_LANGUAGES = {
+    "en": ("english", "englische", "anglais", "inglés", "английский"),
+    "de": ("german", "deutsche", "deutsch", "allemand"),
+    "fr": ("french", "français", "französische"), "es": ("spanish", "español", "spanische"),
+    "it": ("italian", "italiano", "italienische"), "pt": ("portuguese", "português"), "nl": ("dutch", "nederlands"),
+}  # fmt: skip
+_BLANK = re.compile(r"_{2,}|\[ *\]|\.{4,}|…\W*\Z")
 _LABEL = re.compile(
     r"(?i)^\s*(?:q|question|prompt|instruction|input|user|human|query|task)\s*[:：]\s*|\s*(?:\n|^)(?:a|answer"
     r"|assistant|response)\s*[:：]?\s*$"
 )
 MAX_WORDS = 400
+_LEADING = 3  # words of the instruction itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +85,8 @@ def find_echo(answer: Answer) -> str:
         return ""
     if _COPY.search(prompt) or (looks_like_code(prompt.split("\n")[0]) and len(asked) > 2):
         return ""
+    if _BLANK.search(prompt) and len(given) > len(words(_BLANK.sub(" ", prompt))):
+        return ""  # a gap that the answer fills
     found = overlap(asked, given)
     begins = found.in_prompt <= (0 if len(asked) < 8 else 1)
     if begins and (found.share >= 0.9 or (found.length >= 20 and found.share >= 0.5)):
@@ -89,10 +103,23 @@ def find_echo(answer: Answer) -> str:
         _CHANGE.search(prompt)
         and len(given) >= 6
         and found.length >= 0.95 * len(given)
-        and found.length >= 0.7 * (len(asked) - 3)
+        and found.length >= 0.7 * _material(prompt, asked)
+        and not _already(prompt, text)
     ):
         return "the answer is a copy of the text it was to work on"
     return ""
+
+
+def _material(prompt: str, asked: list[str]) -> int:
+    """Words of the text that is to be worked on: what follows the first colon, else all but the instruction."""
+    _, colon, rest = prompt.replace("：", ":").partition(":")
+    return len(words(rest)) if colon and rest.strip() else len(asked) - _LEADING
+
+
+def _already(prompt: str, text: str) -> bool:
+    """True when the text to translate is in the language asked for, so that a copy is the right answer."""
+    found = language(text, hits=1, lead=1)
+    return any(name.lower() in _LANGUAGES.get(found, ()) for name in _INTO.findall(prompt)) if found else False
 
 
 def _dressed(prompt: str, text: str, found: Overlap, given: list[str]) -> bool:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import itertools
 import re
 
+from ftdoctor.evaluation.characters import damage
+from ftdoctor.evaluation.languages import foreign
 from ftdoctor.evaluation.markers import TOKEN, strip_markers
-from ftdoctor.evaluation.text import Answer, bounded, letters, prose, scripts, without_thinking, words
+from ftdoctor.evaluation.text import Answer, bounded, code_spans, letters, prose, without_thinking, words
 
 _DET = frozenset(["the", "a", "an", "my", "your", "their", "our", "its", "every"])
 _PREP = frozenset(["of", "with", "from", "into", "at", "onto", "upon", "during", "among"])
@@ -54,14 +56,6 @@ _FUNCTION = _DET | _PREP | _CONJ | _AUX | frozenset(
     "niet", "op", "met", "zijn", "i", "w", "na", "z", "się", "nie", "jest", "og", "att", "som", "är",
     "på"]
 )  # fmt: skip
-_MANY = re.compile(
-    r"(?i)\b(?:languages?|translat\w*|alphabets?|multilingual|unicode|scripts?|characters?|symbols?|emojis?"
-    r"|kanji|hiragana|katakana|hanzi|"
-    r"pinyin|cyrillic|writ(?:e|ten) in|native name|pronounc\w*|japan\w*|chin\w*|mandarin|korea\w*|russia\w*"
-    r"|ukrain\w*|bulgar\w*|serb\w*|greek|greece|"
-    r"arab\w*|hebrew|israel\w*|hindi|india\w*|thai\w*|persian|farsi|urdu|bengali|tamil|armenia\w*|georgia\w*"
-    r"|sprachen?|langues?|idiomas?)\b|语|語|文|翻译"
-)
 _LIST = re.compile(
     r"(?i)\b(?:keywords?|tags?|words|list|names?|passwords?|random|passphrase|anagrams?|hashtags?|synonyms?"
     r"|vocabulary|ingredients|query|ascii|art|"
@@ -76,12 +70,24 @@ _PLACEHOLDER = re.compile(
     r"generation|messages\[\d\].*)\s*\}?\}\s*)+\Z|\A\s*(?:<no_?output>|\[object Object\]|nan|undefined|<output>"
     r"|\[(?:OUTPUT|RESPONSE|ANSWER)\])\s*\Z"
 )
-_MOJIBAKE = re.compile("Ã[\u0080-\u00bf]|â€|Â[\u00a0-\u00bf]|ä¸|å[\u0080-\u00bf]")
 _TEMPLATE_ASKED = re.compile(
     r"(?i)\b(?:placeholder|template|nan|undefined|f-?string|format|variable|javascript|python|float|numpy"
     r"|pandas|json)\b"
 )
+_WIKI = re.compile(r"\{\{[^{}\n]*\}\}|\[\[[^\[\]\n]*\]\]|</?ref\b[^>]*>|==+ [^=\n]+ ==+")
+_ABOUT_MARKUP = re.compile(r"(?i)wiki|markup|template|jinja|citation|reference|link")
+_NUMBERS = re.compile(
+    r"(?i)\d|\b(?:numbers?|digits?|count|squares?|cubes?|powers?|primes?|fibonacci|factorials?|pi|sequence|series|data"
+    r"|values?|samples?|scores?|sorted?|array|vector|matrix|multiples?|even|odd|dates?|years?|lottery|binary|rows?)\b"
+)
+_MORPHEMES = re.compile(r"(?i)suffix|prefix|ending|morphem|syllab|rhym|tokeni[sz]|subword|stem")
 _SYMBOL = re.compile(r"[^\w\s]+\Z")
+_TECHNICAL = re.compile(r"[\w)\]][./\\_:=@][\w(\[/]")  # in a path, a name in a log, key=value
+# Endings that are pieces of words to a tokenizer and no words of a sentence
+_ENDINGS = frozenset(
+    ["ing", "tion", "ment", "ness", "ful", "ly", "ed", "er", "est", "th", "ity", "ous", "ive", "able", "ance", "ence",
+     "sion", "ism", "ers", "ings", "tions", "ments", "al", "ally", "ies", "ated", "ation", "ary", "ical", "ish"]
+)  # fmt: skip
 
 
 def find_incoherence(answer: Answer) -> str:
@@ -90,14 +96,13 @@ def find_incoherence(answer: Answer) -> str:
     text = without_thinking(output) or output
     if _PLACEHOLDER.match(text) and not _TEMPLATE_ASKED.search(answer.prompt):
         return f"the answer is the placeholder {text.strip()}"
-    broken = sum(text.count(char) for char in "\ufffd\ufffe\x00") + sum(1 for c in text if "\ue000" <= c <= "\uf8ff")
-    if broken >= 3 and broken > 0.02 * len(text):
-        return f"{broken} broken characters"
-    if len(_MOJIBAKE.findall(text)) >= 3 and not re.search(r"(?i)mojibake|encod|utf", answer.prompt):
-        return "wrongly decoded characters"
+    if why := damage(answer.prompt, text):
+        return why
     plain = prose(TOKEN.sub(" ", text))
+    code = (code_spans(text) or plain.count("\n") > 2) and len(plain) < 0.5 * len(text)
     return (
         symbols(answer, plain)
+        or ("" if code else leftovers(answer, text))
         or foreign(answer, prose(TOKEN.sub(" ", text), whole_lines=True))
         or salad(answer, plain)
         or unpronounceable(answer, plain)
@@ -119,15 +124,21 @@ def symbols(answer: Answer, plain: str) -> str:
         answer.prompt,
     ):
         return f"`{run[1]}` {len(run[0])} times in a row"
-    return _soup(plain.split(), 0.35) or _soup(prose(strip_markers(answer.output), whole_lines=True).split(), 0.7)
+    return _soup(plain.split(), 0.35) or _soup(prose(strip_markers(answer.output), whole_lines=True).split(), 0.6)
 
 
 def _soup(tokens: list[str], share: float) -> str:
-    tokens = [t for t in tokens if t not in ("[", "]", "[x]", "[X]", "[]")]
+    tokens = [t for t in tokens if t not in ("[", "]", "[x]", "[X]", "[]", "(", ")", "()")]
     if len(tokens) < 8:
         return ""
     odd = [t for t in tokens if _SYMBOL.match(t) and t not in "-–—*•&|+=×÷→>/#" and not re.match(r"[#*\-=|>]+\Z", t)]
-    if len(odd) >= 6 and len(odd) > share * len(tokens) and letters("".join(odd)) == 0 and not _emoji(odd):
+    if (
+        len(odd) >= 6
+        and len(set(odd)) >= 4
+        and len(odd) > share * len(tokens)
+        and letters("".join(odd)) == 0
+        and not _emoji(odd)
+    ):
         return f"{len(odd)} of {len(tokens)} words are symbols"
     return ""
 
@@ -136,24 +147,17 @@ def _emoji(tokens: list[str]) -> bool:
     return sum(1 for t in tokens if ord(t[0]) > 0x2000) > 0.5 * len(tokens)
 
 
-def foreign(answer: Answer, plain: str) -> str:
-    """Letters of scripts that the prompt neither uses nor asks for."""
-    if _MANY.search(answer.prompt):
-        return ""
-    asked, given = scripts(answer.prompt), scripts(plain)
-    total = sum(given.values())
-    strange = {k: n for k, n in given.items() if k not in asked and k not in ("latin", "greek")}
-    if asked and total and sum(strange.values()) >= 8 and sum(strange.values()) >= 0.15 * total:
-        return "letters of another script: " + ", ".join(sorted(strange))
-    if len([k for k, n in given.items() if n >= 2]) >= 4 and total < 400:
-        return "four scripts and more: " + ", ".join(sorted(given))
-    mixed = [
-        w
-        for w in re.findall(r"[^\W\d_]{3,}", plain)
-        if len(set(scripts(w)) & {"latin", "cyrillic", "cjk", "arabic"}) > 1
-    ]
-    latin_mixed = [w for w in mixed if "cjk" not in scripts(w)]
-    return f"words of two scripts: {', '.join(latin_mixed[:3])}" if len(latin_mixed) >= 3 else ""
+def leftovers(answer: Answer, text: str) -> str:
+    """What web pages and tables are made of, in place of an answer."""
+    wiki = _WIKI.findall(text)
+    if len(wiki) >= 4 and letters(_WIKI.sub(" ", text)) < letters(text) / 2 and not _ABOUT_MARKUP.search(answer.prompt):
+        return f"{len(wiki)} pieces of wiki markup: {wiki[0]}"
+    tokens = text.split()
+    numbers = sum(token.strip(".,;:()").isdigit() for token in tokens)
+    asked = _NUMBERS.search(answer.prompt) or _LIST.search(answer.prompt)
+    if len(tokens) >= 20 and numbers >= 0.9 * len(tokens) and "\n" not in text.strip() and not asked:
+        return f"{numbers} of {len(tokens)} words are numbers"
+    return ""
 
 
 def salad(answer: Answer, plain: str) -> str:
@@ -172,10 +176,21 @@ def salad(answer: Answer, plain: str) -> str:
         return ""
     if why := _stutter(tokens):
         return why
+    pieces = [w for w in tokens if w in _ENDINGS]
+    if len(pieces) >= 6 and len(pieces) >= 0.2 * len(tokens) and not _MORPHEMES.search(answer.prompt):
+        return "pieces of words: " + ", ".join(list(dict.fromkeys(pieces))[:5])
     for line in re.split(r"[\n.,;:!?]+", plain):
         run = words(line)
         latin = [w for w in run if w.isascii() and w.isalpha() and len(w) > 1]
-        if len(run) >= 14 and len(latin) >= 0.8 * len(run) and sum(w in _FUNCTION for w in run) <= 0.07 * len(run):
+        humps = sum(bool(re.search(r"[a-z][A-Z]", w)) for w in re.findall(r"\w+", line))
+        least = 10 if humps >= 4 else 14  # names of a program, not words
+        varied = len(set(run)) >= 0.5 * len(run)  # else it is a loop, which has its own name
+        if (
+            varied
+            and len(run) >= least
+            and len(latin) >= 0.8 * len(run)
+            and sum(w in _FUNCTION for w in run) <= 0.07 * len(run)
+        ):
             return f"{len(run)} words without one that joins them"
     return ""
 
@@ -216,7 +231,8 @@ def unpronounceable(answer: Answer, plain: str) -> str:
     """Latin words that have no vowel or a run of six consonants."""
     if _LIST.search(answer.prompt):
         return ""
-    found = [w for w in re.findall(r"[a-zA-Zà-ÿ]{4,}", strip_markers(plain)) if not w.isupper()]
+    spoken = " ".join(token for token in strip_markers(plain).split() if not _TECHNICAL.search(token))
+    found = list(dict.fromkeys(w for w in re.findall(r"[a-zA-Zà-ÿ]{4,}", spoken) if not w.isupper()))
     bad = [
         w
         for w in found

@@ -17,6 +17,10 @@ from ftdoctor.evaluation.text import Answer, code_spans, inside, quote_spans
 _SENTENCE_END = re.compile(r"[.!?。！？…)\]}`\"'”»」\d]\s*\Z")
 _NEAR = 70
 _WANTED = re.compile(r"(?i)\b(?:format|templates?|examples?|alpaca|vicuna|guanaco|fine-?tun\w*|data ?sets?|samples?)\b")
+# Prompts whose answer may well begin with "Output:"
+_PRODUCES = re.compile(
+    r"(?i)output|respon|print|\brun\b|code|program|function|command|result|return|input|format|example|[(){};=]|if-?then"
+)
 _MARKUP = re.compile(
     r"</?(?:p|div|span|ul|ol|li|table|tr|td|svg|html|body|b|i|em|strong|br|h[1-6]|path|rect|circle|del|del|a)\b"
 )
@@ -41,6 +45,9 @@ def leaked(answer: Answer, tokens: Sequence[str] = ()) -> list[str]:
         found += [
             (m.start(), m.group().strip()) for m in markers.ROLE_WORD.finditer(text) if not inside(*m.span(), code)
         ]
+        found += [(m.start(), m.group().strip()) for m in markers.HELPER_START.finditer(text)]
+        if not _PRODUCES.search(answer.prompt):
+            found += [(m.start(), m.group().strip()) for m in markers.OUTPUT_START.finditer(text)]
         found += [(m.start(), "user ... assistant") for m in markers.STRIPPED_TURNS.finditer(text)]
         found += [(m.start(), m.group().strip()) for m in markers.USER_TURN.finditer(text)
                   if m.start() > 0 and not inside(*m.span(), code)]  # fmt: skip
@@ -77,6 +84,8 @@ def _mentioned(
         return True  # struck-through text
     if token == "<s>" and before.strip() and re.match(r"[^<>\n]{1,80}</s>\s*\S", after):
         return True
+    if token in ("</assistant>", "</model>") and re.search(rf"<{token[2:-1]}\b", before):
+        return True  # an element of that name
     if inside(*match.span(), quotes) or inside(*match.span(), code):
         return not ends
     if topical:

@@ -12,14 +12,23 @@ from __future__ import annotations
 import re
 
 _TOKENS = (
-    r"<\|[A-Za-z_][\w ./:\-]{0,60}\|>",  # <|im_end|>, <|eot_id|>, <|user|>, <|END_OF_TURN_TOKEN|>
+    # <|im_end|>, <|eot_id|>, <|user|>, <|END_OF_TURN_TOKEN|>; with blanks or a slash, as models that never had the
+    # token spell it; cut off at either end
+    r"<\s?/?\s?\| ?[A-Za-z_][\w ./:\-]{0,60}\|\s?>",
+    r"<\|[A-Za-z_]\w{2,40}\|?(?=\s*\Z)|(?<![<\w|])\|[a-z]+_[a-z_]+\|>",
     r"<｜[^｜<>\n]{1,60}｜>",  # DeepSeek, with full-width bars
-    r"</?s>|<unk>|<pad>|<bos>|<eos>|<mask>|<sep>|<cls>",
+    # Gemma 4 opens with the bar in front and closes with the bar behind
+    r"<\|(?:turn|channel|tool|tool_call|tool_response|think|image|audio)>|<(?:turn|channel|tool|tool_call|tool_response)\|>",
+    r"</?s>|<(?i:unk|pad|bos|eos|mask|sep|cls|eod|eot|eom)(?:_(?i:token))?>|<[a-z]{2,12}:(?:eos|bos|pad)>",
     r"<(?:start|end)_of_(?:turn|image|text|utterance|role|document)>|<end_of_utterance>",
     r"\[/?INST\]|<</?SYS>>|\[/?(?:TOOL_CALLS|AVAILABLE_TOOLS|TOOL_RESULTS|SYSTEM_PROMPT|TOOL_CONTENT)\]",
-    r"\[(?:PAD|UNK|CLS|SEP|MASK|BOS|EOS|EOT|gMASK|sMASK)\]",
+    r"\[(?:PAD|UNK|CLS|SEP|MASK|BOS|EOS|EOT|EOD|gMASK|sMASK)\]",
+    r"</?_(?:user|bot|system|end|start|observation)>",  # TeleChat
+    r"<role>(?:HUMAN|ASSISTANT|SYSTEM|OBSERVATION)</role>",  # Ling
+    r"\[e~\[|\]~!?b[\[\]]",  # MiniMax
+    r"\A\s*<(?:assistant|model)>|</(?:assistant|model)>(?=\s*\Z)",
     r"\[\|(?:Human|AI|user|assistant|system|endofturn)\|\]",  # Baize, EXAONE
-    r"<(?:sop|eop|eod|eoh|eoa|eom|eot|eosys|endoftext|startoftext|im_start|im_end)>",
+    r"<(?:sop|eop|eoh|eoa|eosys|endoftext|startoftext|im_start|im_end)>",
     r"<(?:reserved_\d+|unused\d+|extra_id_\d+|SPECIAL_\d+|TOKENS_UNUSED_\d+|reserved_token_\d+)>",
     r"<fim_(?:prefix|middle|suffix|pad)>|<0x[0-9A-F]{2}>",
     r"<(?:human|bot|Human|Bot|USER|ASSISTANT|AI|User|Assistant)>:?|<用户>|<\|EOT\|>",
@@ -44,8 +53,18 @@ ROLE_WORD = re.compile(
     r"|(?m:^assistant[ \t]*$)"
     r"|(?m:^(?:USER|ASSISTANT|HUMAN): )"
 )
-ROLE_TURN = re.compile(r"(?m)^[ \t]*\**(?:User|Human|Assistant|AI|Bot|Question|Q|A|Answer|Input|Output)\**:\**(?= |$)")
-USER_TURN = re.compile(r"(?m)^[ \t]*\**(?:User|Human|USER|HUMAN)\**:")
+_USERS = (
+    r"User|Human|USER|HUMAN|Usuario|Usuária|Usuário|Utilisateur|Benutzer|Nutzer|Utente|Gebruiker|Użytkownik|Kullanıcı"
+    r"|Пользователь|Человек|用户|使用者|人类|ユーザー|사용자|المستخدم|उपयोगकर्ता"
+)
+_HELPERS = (
+    r"Assistant|AI|Bot|Chatbot|Asistente|Assistente|Assistent|Asystent|Asistan|Ассистент|Бот"
+    r"|助手|アシスタント|어시스턴트|المساعد|सहायक"
+)
+ROLE_TURN = re.compile(rf"(?m)^[ \t]*\**(?:{_USERS}|{_HELPERS}|Question|Q|A|Answer|Input|Output)\**[:：]\**(?= |$|\w)")
+USER_TURN = re.compile(rf"(?m)^[ \t]*\**(?:{_USERS})\**[:：]")
+HELPER_START = re.compile(rf"\A\s*(?:{_HELPERS})[:：]\s*(?=\S)")
+OUTPUT_START = re.compile(r"\A\s*(?:Output|Response):\s*(?=\S)")
 STRIPPED_TURNS = re.compile(r"(?ms)(?:^|\n)user\n.*?\n(?:assistant|model)(?:\n|\Z)")
 HARMONY = re.compile(
     r"(?s)\A\s*(?:analysis|commentary)(?=\S).*assistant(?:final|analysis|commentary)|assistantfinal(?=\S)"

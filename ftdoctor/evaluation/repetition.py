@@ -109,6 +109,8 @@ def find_loop(answer: Answer) -> str:
     if asked and not (answer.cut and len(text) > 20 * max(len(answer.prompt), 100)):
         return ""
     verse = bool(_VERSE.search(answer.prompt))
+    if gap := re.search(r"\n(?:[ \t]*\n){39,}", text):
+        return f"{gap.group().count(chr(10))} empty lines in a row"
     normal = re.sub(r"(?m)^[ \t]*\d+[.):][ \t]*", "#", text)
     loop = tail_period(normal)
     if loop is not None and (why := _tail(answer, loop, text, verse)):
@@ -118,7 +120,7 @@ def find_loop(answer: Answer) -> str:
         rows = re.search(
             r"(?i)\b(?:rows?|insert|csv|generate|list|table|data|schedule|log|numbers?|names?|ids?)\b", answer.prompt
         )
-        if loose is not None and loose.repeats >= 8 and letters(loose.unit) >= 20 and not rows:
+        if loose is not None and loose.repeats >= 8 and letters(loose.unit) >= 20 and not rows and not verse:
             return f"the same {letters(loose.unit)} letters {loose.repeats:.0f} times, with other numbers"
     lines = [line for line in prose(TOKEN.sub(" ", text)).split("\n") if letters(line) >= 4 and not _ROW.match(line)]
     spoken = words("\n".join(lines))
@@ -149,6 +151,9 @@ def _tail(answer: Answer, loop: Loop, text: str, verse: bool) -> str:
     wants_pattern = bool(_NUMERIC.search(answer.prompt))
     if count == 0:
         last = text.rstrip().rpartition("\n")[2]
+        hollow = answer.cut and loop.repeats >= 12 and not re.sub(r"[|\s]", "", loop.unit)  # rows without any cell
+        if hollow and not wants_pattern and not re.search(r"(?i)empty|blank|template", answer.prompt):
+            return why
         if last.lstrip().startswith(("|", "+-", "+=")) or wants_pattern or (code_spans(text) and not answer.cut):
             return ""
         digits = any(char.isdigit() for char in loop.unit)

@@ -7,6 +7,7 @@ prompt's own pattern, in a loop or in nonsense, or far beyond what was asked for
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from ftdoctor.evaluation import markers
@@ -19,14 +20,22 @@ _SHORT = re.compile(
     r"|一句话|一个词|一言で"
 )
 _FRAME = re.compile(
-    r"(?is)\A\s*(?:```\w*\s*```|\"\"|''|assistant:?|### ?response:?|<think(?:ing)?>\s*</think(?:ing)?>)?\s*\Z"
+    r"(?is)\A\s*(?:```\w*(?:\s*```)?|\"\"|\'\'|(?:assistant|answer|response|output|antwort|réponse|respuesta|答案|回答)\s*[:：]"
+    r"|assistant|### ?response:?|<think(?:ing)?>(?:\s*</think(?:ing)?>)?|(?:\\[ntr])+)?\s*\Z"
 )
+_TAGS = re.compile(r"\A\s*(?:<(\w{1,20})>\s*</\1>|<br ?/?>|</?\w{1,12}>)\s*\Z")
+_ABOUT_TAGS = re.compile(
+    r"(?i)\b(?:html|xml|tags?|markup|elements?|svg|jsx|web ?page|line break|div|span|empty|paragraph)\b"
+)
+_LABEL_LINE = re.compile(r"^[\W\d]*(\w{1,14})(?: ?\d{1,2})?\s*[:：]\s*(.*)$")
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad\x00-\x1f]")
 
 
 def is_empty(answer: Answer) -> bool:
     """True when nothing is left without white space, invisible characters, template text and reasoning."""
     text = _INVISIBLE.sub(" ", without_thinking(answer.output))
+    if _TAGS.match(text) and not _ABOUT_TAGS.search(answer.prompt):
+        return True
     if _FRAME.match(text) or _FRAME.match(markers.TOKEN.sub(" ", text)):
         return not (
             markers.TOKEN.search(text) and (markers.TOPIC.search(answer.prompt) or markers.TOKEN.search(answer.prompt))
@@ -56,7 +65,8 @@ def invented_turns(answer: Answer) -> list[str]:
     start = words(answer.prompt)[:2]
     found = []
     for line in rest:
-        spoken = words(line)
+        said = _LABEL_LINE.match(line)
+        spoken = words(said[2] if said else line)
         if (
             (labelled and label and line.startswith(label[1] + ":"))
             or re.match(r"(?:Q|Question|Human|User|问|問題?)\s*[:：]", line)
@@ -64,10 +74,12 @@ def invented_turns(answer: Answer) -> list[str]:
                 len(start) == 2
                 and spoken[:2] == start
                 and len(spoken) > 2
-                and (line.endswith(("?", "？")) or not answer.prompt.rstrip().endswith("?"))
+                and (said or line.endswith(("?", "？")) or not answer.prompt.rstrip().endswith("?"))
             )
         ):
             found.append(line)
+    if not found and (turns := _alternating(lines[first] if first < len(lines) else "", rest, answer.prompt)):
+        found = turns
     if not found:
         questions = [
             line
@@ -81,6 +93,18 @@ def invented_turns(answer: Answer) -> list[str]:
         ):
             found = questions
     return found
+
+
+def _alternating(answered: str, rest: list[str], prompt: str) -> list[str]:
+    """Lines of two labels in turn (`X: ... Y: ... X: ...`) that follow an answer which was complete."""
+    if answered.endswith((":", "：", ",")) or _LABEL_LINE.match(answered) or not answered:
+        return []
+    labelled = [(m[1].lower(), line) for line in rest if (m := _LABEL_LINE.match(line))]
+    names = [name for name, _ in labelled]
+    alone = len(labelled) >= 0.8 * len(rest) and len(labelled) >= 4 and len(set(names)) == 2
+    if not alone or any(a == b for a, b in itertools.pairwise(names)):
+        return []
+    return [] if set(names) & set(words(prompt)) else [line for _, line in labelled[::2]]
 
 
 def find_no_stop(answer: Answer, faults: bool) -> str:

@@ -17,8 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from answers import BROKEN, HEALTHY
 
 from ftdoctor.evaluation.answers import parse_row
+from ftdoctor.evaluation.characters import misread
 from ftdoctor.evaluation.echo import overlap
 from ftdoctor.evaluation.judge import LABELS, identical, judge
+from ftdoctor.evaluation.languages import language, switch
 from ftdoctor.evaluation.repetition import compression_ratio, distinct_n, rep_n, tail_period, z_values
 from ftdoctor.evaluation.text import Answer
 
@@ -28,6 +30,8 @@ TURN_ENDS = [
     "<end_of_turn>\n<start_of_turn>user", "<|end|>", "<|end|><|user|>", "<|endoftext|>", "<｜end▁of▁sentence｜>", "<|return|>", "<|call|>",
     "<|END_OF_TURN_TOKEN|>", "<|observation|>", "[|endofturn|]", "<|end_of_text|>", "<eoa>", "<eos>", "<pad>", "<unk>", "<extra_id_0>",
     "<0x0A>", "<|EOT|>", "<|end_of_turn|>", "<reserved_106>", "\n### Human: More", "\n\n### Instruction:\nMore", "\nUSER: More\nASSISTANT: Yes",
+    "<turn|>", "<|turn>user\n", "<seed:eos>", "<_user>", "<EOS_TOKEN>", "<BOS>", "[EOD]", "<|im_end", "|im_end|>", "<| im_end |>", "</|im_end|>",
+    "<role>HUMAN</role>", "[e~[", "</assistant>", "\n\nUsuario: More\nAsistente: Yes", "\n\n用户：More",
     "<|eot_id|><|start_header_id|>assistant<|end_header_id|>", "assistant\n\nMore", "<|endofprompt|>", "[gMASK]", "<|start_of_role|>user",
 ]  # fmt: skip
 
@@ -61,6 +65,109 @@ def test_the_end_of_a_turn_left_in_a_healthy_answer_is_a_leak(end: str, finish: 
 def test_a_healthy_answer_in_a_loop_is_one(row: tuple[str, str, str, str]) -> None:
     looped = (row[1] + "\n") * 6
     assert "repetition-loop" in judge(Answer("Explain the matter.", looped, "length", row[3])).labels
+
+
+WRITTEN = [
+    json.loads(line) for line in (Path(__file__).parent / "written.jsonl").read_text(encoding="utf-8").splitlines()
+]
+# Broken answers that only a language model can tell: rare words in a row, code of several languages in one line, a first
+# sentence too short to be known as another language
+BEYOND = (
+    "I'd like to Exercise benefits::::",
+    "Bonjour ! Je vais bien. The",
+    "Boil the water first. Luego",
+    "kettle whereas purple",
+    "Tea(water) -> boil",
+)
+
+
+def test_answers_that_one_person_wrote_and_labelled() -> None:
+    """Labelled before the scorers saw them; the scorers were mended by them since."""
+    flagged, missed = [], []
+    for row in WRITTEN:
+        found = judge(Answer(row["prompt"], row["output"], row["finish_reason"], row["template"]))
+        if not row["labels"] and found.labels:
+            flagged.append((row["prompt"], found.reasons))
+        if row["labels"] and not set(row["labels"]) & set(found.labels):
+            missed.append(row["output"])
+    assert flagged == []
+    assert [m for m in missed if not m.startswith(BEYOND)] == []
+
+
+SENTENCES = {
+    "en": "The water of the river is cold, and it runs down from the mountains that you can see there.",
+    "de": "Das Wasser des Flusses ist kalt, und es kommt von den Bergen, die man von hier aus auch sehen kann.",
+    "fr": "L'eau de la rivière est froide, et elle vient des montagnes que vous pouvez voir avec les enfants.",
+    "es": "El agua del río es fría y baja de las montañas que se ven desde aquí, donde también hay mucha nieve.",
+    "it": "L'acqua del fiume è fredda e viene dalle montagne che si vedono anche da qui, e non è più molto lontana.",
+    "pt": "A água do rio é fria e vem das montanhas que não são muito altas, mas também são as mais bonitas do país.",
+    "nl": "Het water van de rivier is koud en het komt uit de bergen die je van hier ook kan zien, maar niet bij regen.",
+    "pl": "Woda w rzece jest zimna i nie jest to dziwne, bo płynie z gór, które są na południu, a od gór do nas jest blisko.",
+    "sv": "Vattnet i floden är kallt och det kommer från bergen som man kan se på håll, men inte när det är dimma.",
+}
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_a_sentence_tells_its_language(name: str) -> None:
+    assert language(SENTENCES[name]) == name
+    assert switch(f"{SENTENCES[name]} {SENTENCES[name]}") is None
+
+
+@pytest.mark.parametrize("first", SENTENCES)
+@pytest.mark.parametrize("second", SENTENCES)
+def test_an_answer_that_changes_its_language(first: str, second: str) -> None:
+    found = judge(Answer("Tell me about it.", f"{SENTENCES[first]} {SENTENCES[second]}", "stop"))
+    assert ("incoherent-output" in found.labels) == (first != second)
+    asked = Answer("Say it in two languages.", f"{SENTENCES[first]} {SENTENCES[second]}", "stop")
+    assert judge(asked).labels == ()
+
+
+WORDS = st.text(alphabet="абвгдежзиклмнопрстуэюяéèüößñçå你好吗世界水火山日本語한국어شمس", min_size=4, max_size=40)
+
+
+@settings(deadline=None, derandomize=True)
+@given(WORDS)
+def test_bytes_read_with_the_wrong_table_are_seen_and_the_text_itself_is_not(text: str) -> None:
+    assert misread(text) == 0
+    for table in ("latin-1", "cp1252"):
+        data = text.encode("utf-8")
+        wrong = "".join(bytes([b]).decode(table, "ignore") or chr(b) for b in data)
+        assert misread(wrong) == sum(ord(c) > 0x7F for c in text)
+        assert "incoherent-output" in judge(Answer("Write a word.", wrong, "stop")).labels
+
+
+PROMPT = st.lists(st.sampled_from(["river", "mountain", "explain", "green", "seven", "people", "house", "about", "light", "music", "small", "winter"]),
+                  min_size=5, max_size=30, unique=True).map(lambda w: "Tell me why " + " ".join(w))  # fmt: skip
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    PROMPT, st.sampled_from(["", ".", "?", "!"]), st.sampled_from(["", "Q: ", "user\n\n", "Human: ", "[INST] ", "\n"])
+)
+def test_the_prompt_given_back_is_an_echo(prompt: str, end: str, before: str) -> None:
+    assert "prompt-repeated" in judge(Answer(prompt + end, before + prompt + end, "stop")).labels
+
+
+UNIT = st.lists(
+    st.sampled_from(
+        ["the", "river", "runs", "down", "from", "mountains", "and", "people", "walk", "along", "it", "every", "day"]
+    ),
+    min_size=3,
+    max_size=12,
+)
+
+
+@settings(deadline=None, derandomize=True)
+@given(UNIT, st.integers(8, 30), st.sampled_from([". ", "\n", ", ", "\n\n", "; "]))
+def test_a_unit_over_and_over_until_the_limit_is_a_loop(unit: list[str], times: int, joint: str) -> None:
+    text = "The answer begins well." + joint + (" ".join(unit) + joint) * times
+    assert "repetition-loop" in judge(Answer("Tell me about it.", text, "length")).labels
+
+
+@pytest.mark.parametrize(("prompt", "output", "finish", "template"), HEALTHY, ids=[str(i) for i in range(len(HEALTHY))])
+def test_white_space_at_the_end_changes_nothing(prompt: str, output: str, finish: str, template: str) -> None:
+    assert judge(Answer(prompt, output + "\n", finish, template)).labels == ()
+    assert judge(Answer(prompt + "\n", output, finish, template)).labels == ()
 
 
 def test_the_tokenizers_own_tokens_count() -> None:
