@@ -23,7 +23,18 @@ FILES = (
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 KEPT = "before-mend"
 # Tokens that end a turn in the known templates.
-TURN_ENDS = ("<|eot_id|>", "<|eot|>", "<|im_end|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|eom_id|>", "<|return|>", "[/INST]", "</s>")
+TURN_ENDS = (
+    "<|eot_id|>",
+    "<|eot|>",
+    "<|im_end|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<|end|>",
+    "<|eom_id|>",
+    "<|return|>",
+    "[/INST]",
+    "</s>",
+)
 
 
 @dataclass(slots=True)
