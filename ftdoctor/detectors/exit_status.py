@@ -5,6 +5,7 @@ Options:
     codes:         plain exit codes, or `any` for each that is not 0
     by:            who said so (`torch elastic`, `deepspeed launcher`, `srun`, `launcher`, ...); default: anybody
     first:         true: only when the first process that failed ended this way (default false)
+    if_facts:      quiet unless all of these facts are known
     unless_facts:  quiet when one of these facts is known
 
 The first rank to end this way gives the rank; ranks that ended with SIGTERM are the launcher's doing and do not count
@@ -44,6 +45,8 @@ class ExitStatus:
             return Missing(("exit status",))
         options = spec.options
         if any(run.fact(name) is not None for name in options.get("unless_facts", ())):
+            return []
+        if any(run.fact(name) is None for name in options.get("if_facts", ())):
             return []
         wanted = {signal_number(s) for s in options.get("signals", ())}
         failed = [e for e in run.exits if e.code != 0]

@@ -1,7 +1,7 @@
 """Judges live GPU samples over a window: sustained, never one reading.
 
 Options:
-    judge:    gpu0_only | imbalance | util_low | util_skew | throttled | fault | lost | headroom
+    judge:    gpu0_only | one_process | imbalance | util_low | util_skew | throttled | fault | lost | headroom
     seconds:  length of the window (default 60); a shorter trace is not judged
     numbers of the judge; see JUDGES
 
@@ -61,13 +61,25 @@ def _gib(mib: float) -> str:
 def gpu0_only(trace: Trace, options: Mapping[str, Any], run: Run) -> Found | None:
     """A run of several ranks, and one GPU alone is used."""
     world = run.world_size or 1
+    return _one_used(trace, options, f"the run has {world} ranks") if world > 1 else None
+
+
+def one_process(trace: Trace, options: Mapping[str, Any], run: Run) -> Found | None:
+    """A run without a launcher that sees several GPUs (fact `visible_gpus`) and uses one."""
+    visible = run.fact("visible_gpus")
+    if (run.world_size or 1) > 1 or not isinstance(visible, int) or visible < 2:
+        return None
+    return _one_used(trace, options, f"the run is one process, which sees {visible} GPUs")
+
+
+def _one_used(trace: Trace, options: Mapping[str, Any], why: str) -> Found | None:
     used = {key: _middle(samples, "memory_used") or 0.0 for key, samples in trace.items()}
     busy = [key for key, mib in used.items() if mib > float(options.get("idle_mib", IDLE_MIB))]
-    if world < 2 or len(trace) < 2 or len(busy) != 1:
+    if len(trace) < 2 or len(busy) != 1:
         return None
     samples = trace[busy[0]]
     idle = ", ".join(str(_name(s)) for key, s in trace.items() if key != busy[0])
-    text = f"GPU {_name(samples)} holds {_gib(used[busy[0]])} and the run has {world} ranks; GPU {idle} hold nothing"
+    text = f"GPU {_name(samples)} holds {_gib(used[busy[0]])} and {why}; GPU {idle}: nothing"
     return {"gpu": _name(samples), "used": _gib(used[busy[0]]), "idle": idle}, text, samples[-1]
 
 
@@ -203,6 +215,7 @@ def _like(run: Run, uuid: str | None) -> GpuSample | None:
 
 JUDGES: dict[str, Callable[[Trace, Mapping[str, Any], Run], Found | None]] = {
     "gpu0_only": gpu0_only,
+    "one_process": one_process,
     "imbalance": imbalance,
     "util_low": util_low,
     "util_skew": util_skew,

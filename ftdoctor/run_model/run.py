@@ -42,6 +42,7 @@ MAX_TRACEBACKS = 256
 MAX_EXITS = 4096
 MAX_GPU_SAMPLES = 200_000
 GPU_HISTORY = 1024  # live samples kept per GPU: 17 minutes at one a second
+ROOM = 0.2  # of the host's memory, and of the control group's: with more than that free nobody is killed for want of memory
 GPU_TABLE_SECONDS = 30.0  # of the live samples one table in so many seconds joins `Run.gpus`
 MAX_GPU_EVENTS = 1024
 MAX_PROCESSES = 4096
@@ -119,6 +120,7 @@ class Run:
         self._table_time: float | None = None
         self._drawn: tuple[str, str, float, float] | None = None
         self._clocks: dict[str, StepClock] = {}
+        self._oom_killed = False
         self._stepped: tuple[Origin, float | None, str] | None = None
         self._interval: float | None = None
 
@@ -262,9 +264,22 @@ class Run:
         elif isinstance(event, GpuChanged):
             self.gpu_changes.append(event)
         elif isinstance(event, MachineSample):
-            self.machine = event
+            before, self.machine = self.machine, event
+            self._room(event, before)
         elif len(self.processes) < MAX_PROCESSES or event.pid in self.processes:
             self.processes[event.pid] = event
+
+    def _room(self, now: MachineSample, before: MachineSample | None) -> None:
+        """The fact `host.roomy`: at the last look memory was not short, and the kernel had killed nobody for it."""
+        total, free = now.memory_total, now.memory_available
+        if total is None or free is None:
+            return
+        limited = now.limit is not None and now.limit_used is not None and now.limit_used > (1 - ROOM) * now.limit
+        self._oom_killed |= before is not None and (now.oom_kills or 0) > (before.oom_kills or 0)
+        if free > ROOM * total and not limited and not self._oom_killed:
+            self.facts["host.roomy"] = Fact(True, now.origin)
+        else:
+            self.facts.pop("host.roomy", None)
 
     def _beat(self, event: Heartbeat) -> None:
         """A rank's own word. The lowest rank's steps and changes of phase are signs of life of the run."""

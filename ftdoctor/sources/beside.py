@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ftdoctor.events import Event, FactLearned, GpuSample, Origin, ProcessSample
 from ftdoctor.sources.gpu import GpuPoller
 from ftdoctor.sources.machine import MachineWatch, ProcessWatch
-from ftdoctor.sources.ranks import RankGpu, rank_facts, rank_gpus
+from ftdoctor.sources.ranks import RankGpu, lone_process, rank_facts, rank_gpus
 
 HOST_SECONDS = 2.0
 PROCESS_SECONDS = 2.0
@@ -46,6 +46,7 @@ class Beside:
         self._host = MachineWatch(orders, disk=output)
         self._processes = ProcessWatch(orders)
         self._ranks: list[RankGpu] = []
+        self._lone = False
         self._said: dict[tuple[int, int], str | None] = {}
         self._last = {"host": float("-inf"), "processes": float("-inf"), "ranks": float("-inf")}
 
@@ -82,6 +83,8 @@ class Beside:
     def _find_ranks(self, latest: list[GpuSample], stamp: float) -> list[Event]:
         """Facts of ranks that are new or moved; one job only: the one with most ranks."""
         found = rank_gpus(latest)
+        if not found:
+            return self._alone(latest, stamp)
         jobs: dict[str, list[RankGpu]] = {}
         for rank in found:
             jobs.setdefault(rank.job, []).append(rank)
@@ -98,6 +101,14 @@ class Beside:
         if new and world:
             events.append(FactLearned(Origin("nvml", time=stamp, order=next(self._orders)), "world_size", world))
         return events
+
+    def _alone(self, latest: list[GpuSample], stamp: float) -> list[Event]:
+        """The fact `visible_gpus` of a run that is one process without a launcher, once."""
+        visible = None if self._lone else lone_process(latest, self._writes)
+        if visible is None:
+            return []
+        self._lone = True
+        return [FactLearned(Origin("nvml", time=stamp, order=next(self._orders)), "visible_gpus", visible)]
 
     def _writes(self, pid: int) -> bool:
         """Does the process write a watched file, or run in a folder that holds one?"""

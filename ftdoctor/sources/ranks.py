@@ -13,7 +13,7 @@ minute, and when a process came or went.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,20 @@ def rank_gpus(samples: Iterable[GpuSample], pids: Iterable[int] | None = None, p
     ours = _link(proc / "self" / "ns" / "pid") == _FIRST_NAMESPACE
     trusted = {job for job, members in by_job.items() if ours or all(m.pid in holders for m in members)}
     return [_place(rank, holders if rank.job in trusted else {}, gpus, proc) for rank in ranks]
+
+
+def lone_process(samples: Iterable[GpuSample], writes: Callable[[int], bool], proc: Path = PROC) -> int | None:
+    """How many GPUs the one process that `writes` the run's files sees, when no launcher gave it a rank; else None.
+
+    Started as plain `python`, a training process uses one GPU, however many it sees.
+    """
+    gpus = [g for g in samples if g.uuid is not None]
+    pids = {p.pid for g in gpus for p in g.processes or ()}
+    environs = [e for pid in sorted(pids) if writes(pid) and (e := read_environ(pid, proc)) is not None]
+    if len(environs) != 1 or "RANK" in environs[0] or "SLURM_PROCID" in environs[0]:
+        return None
+    visible = visible_devices(environs[0].get("CUDA_VISIBLE_DEVICES"), environs[0].get("CUDA_DEVICE_ORDER"), gpus)
+    return len(visible) if visible else None
 
 
 def rank_facts(found: Iterable[RankGpu], orders: Iterator[int], stamp: float) -> list[Event]:

@@ -24,6 +24,7 @@ _RANK = re.compile(r"^\s*Rank (?P<rank>\d{1,7}) -- GPU")
 _COMM = re.compile(r"^\s*#(?P<id>\d+-\d+) \((?P<hash>[0-9a-f]{1,32})\) (?P<error>\w+)")
 _MISSING = re.compile(r"^\s*(?:The missing ranks?|Missing ranks?): (?P<ranks>\d[\d, -]{0,4000})")
 _DEAD = re.compile(r"^\s*Process (?P<pid>\d{1,9}) on node \S+ managing GPUs? [\d,]+")
+_NO_COMMA = re.compile(r"(?<=[^\s,\[{:])(\s*\n\s*)(?=\"\w+\":)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +113,24 @@ def parse(text: str) -> list[Communicator]:
     """Communicators of an answer in either format; nothing for anything else."""
     start = text.find("{")
     if start >= 0:
-        try:
-            content, _ = json.JSONDecoder().raw_decode(text[start:])
-        except (ValueError, RecursionError):
-            content = None
+        content = _decoded(text[start:])
         if isinstance(content, dict) and "communicators" in content:
             return _json(content)
     return _text(text)
+
+
+def _decoded(text: str) -> object:
+    """The JSON value that `text` begins with; None when there is none.
+
+    NCCL 2.28.9 leaves out the comma after `nvml_dev` of a missing rank (measured on two H200), so a line that ends in a
+    value and is followed by a key gets one.
+    """
+    for attempt in (text, _NO_COMMA.sub(r",\1", text)):
+        try:
+            return json.JSONDecoder().raw_decode(attempt)[0]
+        except (ValueError, RecursionError):
+            continue
+    return None
 
 
 def _json(content: dict[str, Any]) -> list[Communicator]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ftdoctor.events import FactLearned, GpuProcess, GpuSample, Origin
-from ftdoctor.sources.ranks import RankGpu, rank_facts, rank_gpus
+from ftdoctor.sources.ranks import RankGpu, lone_process, rank_facts, rank_gpus
 
 HOST, INSIDE = "pid:[4026531836]", "pid:[4026532999]"
 
@@ -177,3 +177,16 @@ def test_facts(proc: Proc) -> None:
         "rank_pid.2": 102,
     }
     assert {(e.origin.rank, e.origin.time) for e in facts} == {(0, 9.0), (1, 9.0), (2, 9.0)}
+
+
+def test_a_process_without_launcher_that_sees_several_gpus(proc: Proc) -> None:
+    proc.add(300)
+    proc.add(301, CUDA_VISIBLE_DEVICES="1")
+    proc.add(302, RANK=0, WORLD_SIZE=1)
+    held = {0: [(300, 5000.0)], 1: [(301, 5000.0), (302, 5000.0)]}
+    samples = gpus(4, held)
+    assert lone_process(samples, lambda pid: pid == 300, proc.root) == 4
+    assert lone_process(samples, lambda pid: pid == 301, proc.root) == 1
+    assert lone_process(samples, lambda pid: pid == 302, proc.root) is None  # a launcher gave it a rank
+    assert lone_process(samples, lambda pid: pid in (300, 301), proc.root) is None  # two: not one process
+    assert lone_process(samples, lambda pid: False, proc.root) is None

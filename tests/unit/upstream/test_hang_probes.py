@@ -197,3 +197,13 @@ def test_somebody_else_on_the_port() -> None:
     port = serve({b"CLIENT PROTOCOL 2": b"HTTP/1.1 400 Bad Request\n"})
     with pytest.raises(OSError, match="RAS"):
         nccl_ras.ask(f"127.0.0.1:{port}", 30)
+
+
+def test_ras_of_a_stopped_rank_as_nccl_2_28_writes_it() -> None:
+    text = (FIXTURES / "nccl_ras/two_h200_rank_stopped.txt").read_text()
+    with pytest.raises(ValueError, match="delimiter"):
+        json.loads(text)  # NCCL's own JSON lacks a comma
+    found = nccl_ras.parse(text)
+    assert [c.missing for c in found] == [(1,), (1,)]
+    assert [c.counts for c in found] == [{0: 400}, {0: 4393}]
+    assert nccl_ras.behind(found, found) == (1,)
