@@ -132,7 +132,8 @@ def _second(first: Launch, options: argparse.Namespace, rest: Sequence[str]) -> 
         return None
     if first.signals:
         return None
-    second = Launch(plan, first.rules, first.policy, first.settings, heading=lines)
+    fresh = [type(witness)() for witness in first.witnesses]
+    second = Launch(plan, first.rules, first.policy, first.settings, fresh, heading=lines)
     second.signals = first.signals  # a Ctrl-C between the two attempts ends the second one
     return second
 

@@ -14,6 +14,7 @@ VERBS = {
     "preflight": "before the run: machine, configuration, data and memory, in seconds",
     "preprocess": "prepare the data with Axolotl and judge the samples it made",
     "init": "write a fine-tuning recipe for your model, data and GPUs",
+    "pipeline": "all of it: preflight, preprocess, train, merge, ask the model",
     "launch": "run a fine-tune and watch it from its first second",
     "check": "read the logs of a run and name the first cause",
     "bundle": "pack the evidence of a run into one small file without secrets",

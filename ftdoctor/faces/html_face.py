@@ -70,8 +70,14 @@ footer { color:var(--dim); font-size:.85rem; margin-top:2rem }
 """
 
 
-def render(diagnosis: Diagnosis, curves: Sequence[Curve] = (), run: str = "", fixes: bool = True) -> str:
-    """The whole file. `run` names what was read."""
+def render(
+    diagnosis: Diagnosis,
+    curves: Sequence[Curve] = (),
+    run: str = "",
+    fixes: bool = True,
+    stages: Sequence[tuple[str, str, str]] = (),
+) -> str:
+    """The whole file. `run` names what was read; `stages` of a pipeline: name, status and what is to be said."""
     root = story.root_of(diagnosis) if diagnosis.verdict in ("failing", "suspicious") else None
     verdict = diagnosis.verdict
     title = root.title if root is not None else story.HEADLINES.get(verdict, "")
@@ -83,6 +89,7 @@ def render(diagnosis: Diagnosis, curves: Sequence[Curve] = (), run: str = "", fi
         f'<header class="{verdict}"><span class="verdict">{SIGNS[verdict]} {verdict}</span><h1>{text(title)}</h1>'
         f'<div class="dim">{text(run)}</div></header>',
     ]
+    parts += _stages(stages)
     told = [_finding(f, diagnosis, fixes, because, f is root) for f, because in story.ordered(diagnosis)]
     drawn = [plot(curve) for curve in curves if curve.ys]
     metrics = [f'<section><h3>Metrics</h3><div class="plots">{"".join(drawn)}</div></section>'] if drawn else []
@@ -114,6 +121,19 @@ def _run(diagnosis: Diagnosis) -> list[str]:
         rows = [("give it" if not n else "", advice) for n, advice in enumerate(story.ADVICE)]
     cells = "".join(f"<tr><th>{text(label)}</th><td>{_path(value)}</td></tr>" for label, value in rows)
     return [f"<section><table>{cells}</table></section>"]
+
+
+def _stages(stages: Sequence[tuple[str, str, str]]) -> list[str]:
+    """The table of a pipeline."""
+    if not stages:
+        return []
+    mood = {"done": "healthy", "failed": "error"}
+    rows = "".join(
+        f'<tr><th>{text(name)}</th><td class="{mood.get(status, "unknown")}"><span class="severity">{text(status)}'
+        f"</span> {_path(told)}</td></tr>"
+        for name, status, told in stages
+    )
+    return [f"<section><h3>Stages</h3><table>{rows}</table></section>"]
 
 
 def _finding(finding: Finding, diagnosis: Diagnosis, fixes: bool, because: bool, opens: bool) -> str:

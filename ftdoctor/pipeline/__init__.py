@@ -1,0 +1,1 @@
+"""From the configuration to the judged model, stage by stage."""
