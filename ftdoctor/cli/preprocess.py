@@ -17,6 +17,8 @@ examples:
   ftdoctor preprocess config.yml                   run `axolotl preprocess`, then judge rows and samples
   ftdoctor preprocess config.yml --no-run          judge what was prepared last
   ftdoctor preprocess config.yml --prepared DIR    judge this prepared data set
+  ftdoctor preprocess config.yml --no-run --tokenizer outputs/run1/merged
+                                                   is what was trained what this folder's template will ask?
 
 Axolotl runs with a scratch output_dir: `axolotl preprocess` would overwrite the debug.log of a training run.
 exit codes: 0 nothing at or above --fail-on, 1 findings, 2 usage or unreadable input
@@ -35,6 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("config", metavar="CONFIG.yml", help="the Axolotl YAML")
     add("--no-run", action="store_true", help="judge what was prepared last")
     add("--prepared", metavar="DIR", help="judge this prepared data set; nothing is run")
+    add(
+        "--tokenizer",
+        metavar="DIR",
+        help="the tokenizer that inference will use (default: the one that Axolotl will save)",
+    )
     add("--python", metavar="PATH", help="python of the training environment (default: found by itself)")
     add("--format", choices=("text", "json", "sarif", "markdown"), default="text", help="default: text")
     add("--fail-on", choices=("error", "warning", "info", "never"), default="error",
@@ -67,18 +74,16 @@ def run(options: argparse.Namespace) -> Outcome:
     raw = check.judge(data, config.parent, None)
     _state(session, raw.facts())
     code = 0 if options.no_run or options.prepared else _run(session, config, options.python)
-    lines = [*raw.lines, *raw.absent]
+    lines = [("", line) for line in (*raw.lines, *raw.absent)]
     if code == 0:
-        lines.append(_samples(session, config, data, options))
+        raw_rows = None if raw.absent or raw.cut or data.get("dataset_exact_deduplication") else raw.trained
+        lines += _samples(session, config, data, options, raw_rows)
     diagnosis = session.diagnose()
     shown = redacted(diagnosis) if options.redact else diagnosis
     options.no_fix = options.verbose = False
     report = render(shown, options, session)
     if options.format == "text":
-        from ftdoctor.faces.page import Options, Page
-
-        page = Page(Options(unicode=not options.ascii))
-        report = "\n".join(page.clean(line) for line in lines) + "\n\n" + report
+        report = _told(lines, options.ascii) + "\n" + report
     _write(report)
     limit = -1 if options.fail_on == "never" else SEVERITIES.index(options.fail_on)
     failed = code != 0 or any(SEVERITIES.index(f.severity) <= limit for f in diagnosis.findings)
@@ -123,8 +128,8 @@ def _run(session: Session, config: Path, python: str | None) -> int:
         raise InputError("Axolotl is not installed there", found.path, REMEDY)
     if sys.stderr is not None and sys.stderr.isatty():
         sys.stderr.write(f"axolotl preprocess {config} ...\n")
+    log = _log(config)
     with tempfile.TemporaryDirectory(prefix="ftdoctor-preprocess-") as scratch:
-        log = Path(scratch, "preprocess.log")
         command = [tool, "preprocess", str(config), "--no-download", "--output-dir", str(Path(scratch, "out"))]
         with open(log, "wb") as handle:
             try:
@@ -134,19 +139,73 @@ def _run(session: Session, config: Path, python: str | None) -> int:
                 ).returncode  # fmt: skip
             except OSError as error:
                 raise InputError(f"cannot be started: {error.strerror}", tool, REMEDY) from None
-        session.read_input(Input(str(log), "log"))
+    session.read_input(Input(str(log), "log"))
     if code:
         session.apply([ExitSeen(Origin("axolotl preprocess", order=session.next_order()), code)])
     return code
 
 
-def _samples(session: Session, config: Path, data: dict[str, Any], options: argparse.Namespace) -> str:
-    from ftdoctor.preflight import plan
-    from ftdoctor.preflight.data import contract
+def _log(config: Path) -> Path:
+    """Where the log of `axolotl preprocess` stays, so that the report can point into it: one for each configuration."""
+    import hashlib
+    import tempfile
 
-    folder = Path(options.prepared) if options.prepared else contract.newest(data, config.parent)
-    found = contract.scan(folder, data, options.python)
-    for name, value in contract.facts(found):
+    from ftdoctor.preflight import kept
+
+    name = f"{config.stem}-{hashlib.sha256(str(config.absolute()).encode()).hexdigest()[:8]}.log"
+    place = kept.folder().parent / "preprocess" / name
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="ftdoctor-preprocess-"), name)
+    return place
+
+
+def _samples(
+    session: Session, config: Path, data: dict[str, Any], options: argparse.Namespace, raw_rows: int | None
+) -> list[tuple[str, str]]:
+    from ftdoctor.errors import InputError
+    from ftdoctor.preflight.data import contract, parity, telling
+    from ftdoctor.training_python import find_training_python
+
+    folder, test = (Path(options.prepared), None) if options.prepared else contract.newest(data, config.parent)
+    about: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    problem = ""
+    try:
+        python = find_training_python(options.python)
+    except InputError as error:
+        problem = error.seen
+    else:
+        about, found, problem = parity.prove(python, data, config.parent, folder, options.tokenizer)
+    asked = contract.asked(data, about, test)
+    scanned = contract.scan(folder, asked, options.python)
+    for name, value in (*contract.facts(scanned, raw_rows), *contract.parity_facts(about, found)):
         session.state(name, value, str(folder))
-    length = plan.number(data.get("sequence_len"))
-    return f"{folder}: {contract.told(found, int(length) if length else None)}"
+    bars = telling.PLAIN if options.ascii else telling.BARS
+    return [
+        ("", f"{folder}:"),
+        *telling.samples(scanned, data, raw_rows, bars),
+        *telling.proof(about, found, problem, scanned, asked.ends),
+    ]
+
+
+def _told(lines: list[tuple[str, str]], ascii_only: bool) -> str:
+    """The lines fitted to the terminal: labels in a column, their texts beside them, what is quoted below its label."""
+    from ftdoctor.faces import terminal
+    from ftdoctor.faces.page import Options, Page
+
+    page = Page(Options(width=terminal.width(), unicode=not ascii_only))
+    inside = False
+    for label, text in lines:
+        if label:
+            inside = True
+            for number, line in enumerate(terminal.wrap(page.clean(text), page.width - 12, keep_spaces=True)):
+                page.line((f"  {'' if number else label}".ljust(12), ""), (line.lstrip() if number else line, ""))
+        elif inside:
+            page.line((f"    {page.clean(text)}", ""))
+        else:
+            for line in terminal.wrap(page.clean(text), page.width):
+                page.line((line, ""))
+    return page.text()

@@ -58,7 +58,7 @@ class Condition:
             return []
         met = [t for t in (*options.get("all", ()), *anyof) if holds(t, run) and _found(t["key"], run)]
         # that a key is there at all is a premise, not a proof; it is quoted only when there is nothing better
-        shown = [t for t in met if "missing" not in t and "written" not in t] or met
+        shown = [t for t in met if ("missing" not in t and "written" not in t) or _is_difference(t["key"])] or met
         keys = [t["key"] for t in tests] + [str(v) for t in tests for op, v in t.items() if op.endswith("_key")]
         values = {_short(key): _said(key, run) for key in keys}
         values["values"] = ", ".join(f"{_bare(t['key'])}: {_shown(lookup(t['key'], run))}" for t in shown)
@@ -198,6 +198,11 @@ def _shown(values: list[Any]) -> object:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
+def _is_difference(key: str) -> bool:
+    """A difference is several lines that say nothing in part: it is quoted whole."""
+    return key.startswith("fact.") and key.endswith(".diff")
+
+
 def _found(key: str, run: Run) -> bool:
     return bool(lookup(key, run))
 
@@ -233,6 +238,8 @@ def _evidence(key: str, run: Run) -> tuple[Evidence, ...]:
     text = f"{rest}: {_shown(lookup(key, run))}"
     if scope == "fact":
         fact = run.facts.get(rest)
+        if fact and _is_difference(key):
+            text = str(fact.value)[:4000]
         line = fact.origin.line if fact else 0
         return (Evidence("fact", fact.origin.path if fact else "", line, line, text),)
     if scope == "unknown":

@@ -145,7 +145,7 @@ def _finding(rule: Rule, run: Run, hits: list[tuple[DetectorSpec, Hit]]) -> Find
         severity = "warning"
     who = "A process" if first.rank is None else f"Rank {first.rank}"
     values: dict[str, Any] = {"who": who, "rank": first.rank, "step": first.step, "count": first.count, **first.values}
-    same = [hit for _, hit in ranked if hit.message == first.message]
+    same = [hit for other, hit in ranked if hit.message == first.message and (first.message or other is spec)]
     message = fill(first.message or spec.message or rule.message, values)
     message = _joined(message, _others(first, same))
     if survived:

@@ -33,9 +33,11 @@ _COUNTED = ("no_answer", "untrained", "twins", "leak")
 
 @dataclass(slots=True)
 class Found:
-    """All data sets together."""
+    """All data sets together; `trained` counts those of `datasets` alone, `cut` says that some were not read whole."""
 
     rows: int = 0
+    trained: int = 0
+    cut: bool = False
     lines: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
     texts: dict[str, list[str]] = field(default_factory=dict)
@@ -74,9 +76,16 @@ def judge(data: Mapping[str, Any], folder: Path, limit: int | None = BYTES) -> F
                 if held:
                     _leaks(path, judged, trained, found)
                 else:
+                    found.trained += judged.judged
+                    found.cut |= judged.cut is not None or bool(item.get("shards")) or _sliced(item)
                     for seen, row in judged.hashes.items():
                         trained.setdefault(seen, (judged.name, row))
     return found
+
+
+def _sliced(item: Mapping[str, Any]) -> bool:
+    """True when a part of the rows is taken that is not counted here."""
+    return "[" in str(item.get("split") or "") and rows_of_split(item) is None
 
 
 def _data_set(

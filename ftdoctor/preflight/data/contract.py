@@ -1,7 +1,9 @@
-"""The prepared data set of a configuration: found, scanned, and its counts as facts for the rules.
+"""The prepared data set of a configuration: found, scanned, held against inference; the result as facts for the rules.
 
 Facts: `prepared.rows`, `prepared.trained_share`, `prepared.masked` and `_rows`, `prepared.cut_rows`,
-`prepared.doubled_rows`, `prepared.twins` and `_rows`.
+`prepared.doubled_rows`, `prepared.twins`, `prepared.leak` and `prepared.endless` and their `_rows`,
+`prepared.lost_rows` of `prepared.raw_rows`, `parity.checked`, `parity.apart`, `parity.trained` and `parity.asked` (what
+stands apart), `parity.diff`, `parity.row`, `parity.turn_end`, `parity.eos`.
 """
 
 from __future__ import annotations
@@ -14,16 +16,18 @@ from typing import Any
 
 from ftdoctor.errors import InputError
 from ftdoctor.events import Scalar
-from ftdoctor.preflight import plan
-from ftdoctor.preflight.data import prepared
+from ftdoctor.preflight import plan, sizes
+from ftdoctor.preflight.data import parity, prepared
+from ftdoctor.preflight.data.declared import declare
+from ftdoctor.preflight.data.prepared import Asked
 from ftdoctor.training_python import find_training_python
 
 DEFAULT = "last_run_prepared"
 SECONDS = 600.0
 
 
-def newest(data: Mapping[str, Any], folder: Path) -> Path:
-    """The prepared data set that was written last.
+def newest(data: Mapping[str, Any], folder: Path) -> tuple[Path, Path | None]:
+    """The prepared data set that was written last, and that of `test_datasets`, which Axolotl writes after it.
 
     Raises:
         InputError: there is none.
@@ -33,29 +37,46 @@ def newest(data: Mapping[str, Any], folder: Path) -> Path:
     found = list(root.glob("*/state.json")) if root is not None else []
     if not found:
         raise InputError("no prepared data set", named, "leave --no-run out, or run `axolotl preprocess` first")
-    return max(found, key=lambda path: path.stat().st_mtime).parent
+    found.sort(key=lambda path: path.stat().st_mtime_ns)
+    if data.get("test_datasets") and len(found) > 1:
+        return found[-2].parent, found[-1].parent
+    return found[-1].parent, None
 
 
-def scan(folder: Path, data: Mapping[str, Any], python: str | None) -> dict[str, Any]:
+def asked(data: Mapping[str, Any], tokenizer: Mapping[str, Any], test: Path | None) -> Asked:
+    """What the scan must know of configuration and tokenizer."""
+    length = int(plan.number(data.get("sequence_len")) or 0)
+    held = plan.number(data.get("val_set_size")) or 0.0
+    through = any("chat_template" in str(item.get("type")) for item in sizes.datasets(data))
+    ends = [tokenizer.get("turn_end")] if through and tokenizer.get("turn_end") is not None else []
+    if len(ends) < 1 or any("chat_template" not in str(item.get("type")) for item in sizes.datasets(data)):
+        ends += tokenizer.get("ends") or []
+    if data.get("rl") or not any(declare(item).prompted for item in sizes.datasets(data)):
+        ends = []  # text to continue has no end of turn
+    known = tuple(sorted({int(end) for end in ends if end is not None}))
+    apart = 0.0 if data.get("dataset_exact_deduplication") else held
+    return Asked(length or None, known, tokenizer.get("bos"), apart, str(test) if test else None)
+
+
+def scan(folder: Path, asked: Asked, python: str | None) -> dict[str, Any]:
     """The counts of `prepared.scan`, by this process or, without pyarrow, by the training python.
 
     Raises:
         InputError: it cannot be read.
     """
-    length = int(plan.number(data.get("sequence_len")) or 0)
     try:
-        return prepared.scan(folder, length or None)
+        return prepared.scan(folder, asked)
     except ImportError:
-        return _by_training(folder, length, python)
+        return _by_training(folder, asked, python)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot be read: {str(error)[:200]}", str(folder), "delete it and preprocess again") from None
 
 
-def _by_training(folder: Path, length: int, python: str | None) -> dict[str, Any]:
+def _by_training(folder: Path, asked: Asked, python: str | None) -> dict[str, Any]:
     found = find_training_python(python)
     try:
         done = subprocess.run(
-            [found.path, str(Path(prepared.__file__)), str(folder), str(length)], capture_output=True, text=True,
+            [found.path, str(Path(prepared.__file__)), str(folder), asked.json()], capture_output=True, text=True,
             timeout=SECONDS, env=found.environment(), check=False,
         )  # fmt: skip
         result: dict[str, Any] = json.loads(done.stdout.strip().split("\n")[-1])
@@ -67,35 +88,57 @@ def _by_training(folder: Path, length: int, python: str | None) -> dict[str, Any
     return result
 
 
-def facts(found: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]]:
-    """What the rules ask for."""
+def facts(found: Mapping[str, Any], raw_rows: int | None = None) -> Iterator[tuple[str, Scalar]]:
+    """What the rules ask for; `raw_rows` is the number of rows before preparing, where it can be told."""
     rows = int(found["rows"])
     yield "prepared.rows", rows
+    if raw_rows is not None and raw_rows > rows:
+        yield "prepared.raw_rows", raw_rows
+        yield "prepared.lost_rows", raw_rows - rows
     if not rows:
         return
     yield "prepared.trained_share", round(found["trained"] / max(1, found["tokens"]), 4)
     if found["masked"]:
         yield "prepared.masked", f"sample {found['masked_first']:,} is the first"
         yield "prepared.masked_rows", int(found["masked"])
-    if found["full"]:
-        yield "prepared.cut_rows", int(found["full"])
+    cut = found["cut"] if found["judged_ends"] else found["full"]
+    if cut:
+        yield "prepared.cut_rows", int(cut)
     if found["doubled"]:
         yield "prepared.doubled_rows", int(found["doubled"])
     if found["twins"]:
         one, other = found["twin_first"]
         yield "prepared.twins", f"{found['twins']:,} of {rows:,}, sample {one:,} repeats sample {other:,}"
         yield "prepared.twins_rows", int(found["twins"])
+    if found["leak"]:
+        one, other = found["leak_first"]
+        yield (
+            "prepared.leak",
+            (
+                f"{found['leak']:,} of {found['held']:,} samples held out for evaluation are trained as well: "
+                f"sample {one:,} is sample {other:,}"
+            ),
+        )
+        yield "prepared.leak_rows", int(found["leak"])
+        yield "prepared.held_rows", int(found["held"])
+    if found["endless"]:
+        yield "prepared.endless", f"sample {found['endless_first']:,} is the first"
+        yield "prepared.endless_rows", int(found["endless"])
 
 
-def told(found: Mapping[str, Any], sequence_len: int | None) -> str:
-    """One line for the reader: samples, tokens, share that is trained, lengths."""
-    rows = int(found["rows"])
-    if not rows:
-        return "no samples"
-    share = 100 * found["trained"] / max(1, found["tokens"])
-    mean = found["tokens"] / rows
-    of = f" of {sequence_len:,}" if sequence_len else ""
-    return (
-        f"{rows:,} samples, {found['tokens']:,} tokens, {share:.0f} % of them trained; "
-        f"length {mean:,.0f} in the mean, {found['longest']:,}{of} at most"
-    )
+def parity_facts(tokenizer: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]]:
+    """The proof's part of the facts."""
+    names = tokenizer.get("names") or {}
+    end, eos = tokenizer.get("turn_end"), tokenizer.get("eos")
+    if end is not None:
+        yield "parity.turn_end", names.get(str(end), str(end))
+        yield "parity.eos", names.get(str(eos), "nothing")
+    if not found.get("checked"):
+        return
+    yield "parity.checked", int(found["checked"])
+    yield "parity.apart", int(found["apart"])
+    if first := found.get("first"):
+        yield "parity.diff", "\n".join(parity.diff_lines(first))
+        yield "parity.trained", parity.frame(first, "-")
+        yield "parity.asked", parity.frame(first, "+")
+        yield "parity.row", int(first["row"])
