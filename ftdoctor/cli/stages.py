@@ -219,7 +219,7 @@ class Pipeline:
             [str(self.config), *self._python(), "--fail-on", self.options.fail_on]
         )
         outcome, _ = self._captured("preprocess", preprocess.run, options)
-        made = [] if outcome.code else [contract.newest(self.data, self.config.parent)]
+        made = [] if outcome.code else [contract.newest(self.data, self.config.parent)[0]]
         return Done(outcome, counted(outcome.diagnosis), made)
 
     def _train(self, record: Record, previous: Record | None) -> Done:
