@@ -165,9 +165,12 @@ def test_the_rank_of_a_traceback_is_known_and_nothing_counts_twice(tmp_path: Pat
     assert alone.root_cause.rank is None  # the mixed log does not tell
 
 
-def test_live_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("watched", ["train.log", "."])
+def test_live_the_same(tmp_path: Path, watched: str) -> None:
     folder, files = run_folder(tmp_path)
-    live = LiveSession(load(), [str(folder / "train.log")])
+    (folder / "heartbeat").mkdir()
+    (folder / "heartbeat/heartbeat-rank1.jsonl").write_text('{"t": 1e9, "s": 8, "p": "forward", "since": 1e9}\n')
+    live = LiveSession(load(), [str(folder / watched)])
     at = dict.fromkeys(files, 0)
     now = 0.0
     while any(at[name] < len(text) for name, text in files.items()):
@@ -185,7 +188,9 @@ def test_live_the_same(tmp_path: Path) -> None:
     assert (diagnosis.root_cause.id, diagnosis.root_cause.rank) == ("cuda-oom", 1)
     assert len(run.series["loss"]) == 8
     assert run.traceback_count == 2
+    assert run.beats[1].phase == "forward"
     assert str(folder / "ranks/rank0.log") in live.logs
+    assert len(live.logs) == 3
 
 
 def test_an_error_before_the_ranks_had_logs_is_survived_as_in_one_log(tmp_path: Path) -> None:
