@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -108,7 +109,8 @@ class Launch:
             ) from None
         for number in SIGNALS:
             signal.signal(number, self._signalled)
-        signal.signal(signal.SIGHUP, self._hung_up)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+            signal.signal(signal.SIGHUP, self._hung_up)
         self.say(f"run folder {self.plan.folder}, process {child.pid}")
         if self.plan.python is not None:
             self.say(f"training python {self.plan.python.path} ({self.plan.python.how})")
@@ -244,7 +246,8 @@ class Launch:
         """The terminal has gone, as when ssh breaks off: the run is watched on."""
         empty = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
-            os.dup2(empty, number)
+            if _gone(number):
+                os.dup2(empty, number)
         if self._screen is not None:
             self._screen.leave()
 
@@ -313,3 +316,11 @@ class Launch:
         if code == 0 or stopped:
             return diagnosis.exit_code(self.settings.fail_on)
         return code if code > 0 else 128 - code
+
+
+def _gone(number: int) -> bool:
+    """A terminal, also one that has hung up and answers nothing but errors."""
+    try:
+        return stat.S_ISCHR(os.fstat(number).st_mode)
+    except OSError:
+        return True

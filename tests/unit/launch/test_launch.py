@@ -104,6 +104,17 @@ def test_the_trainer_outlives_ftdoctor(tmp_path: Path) -> None:
     assert log.read_text().splitlines() == [*(f"step {n}" for n in range(40)), "finished"]
 
 
+def test_a_lost_connection_ends_neither_the_run_nor_the_watch(tmp_path: Path) -> None:
+    done = launch(tmp_path, "import time\nprint('ready', flush=True)\ntime.sleep(2)\nprint('finished', flush=True)\n")
+    log = tmp_path / "ftdoctor-runs/r/train.log"
+    _wait(lambda: log.is_file() and "ready" in log.read_text())
+    done.send_signal(signal.SIGHUP)
+    out, _ = done.communicate(timeout=60)
+    assert done.returncode == 3  # nothing that could be judged
+    assert out == "ready\nfinished\n"  # a pipe is no terminal: it stays
+    assert not json.loads((tmp_path / "ftdoctor-runs/r/exit.json").read_text())["signalled"]
+
+
 def test_an_existing_run_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "ftdoctor-runs/r").mkdir(parents=True)
     done = launch(tmp_path, "print(1)\n")
