@@ -16,12 +16,11 @@ from pathlib import Path
 from ftdoctor.applyfix import Change, carry_out, load_yaml, plan_change, read_text
 from ftdoctor.errors import FtdoctorError
 from ftdoctor.findings import Diagnosis
+from ftdoctor.launch.checkpoints import last_checkpoint
 from ftdoctor.launch.plan import Plan
 
 CONFIG = "retry.yml"
 RESUME = "resume_from_checkpoint"
-_WEIGHTS = ("adapter_model.*", "model*.safetensors", "pytorch_model*", "global_step*")
-_SLACK = 2.0  # seconds by which a file system's clock may be behind ours
 
 
 class NoRetry(Exception):
@@ -91,24 +90,6 @@ def prepare(
     if reasons:
         raise NoRetry(f"the change for {root.id} cannot be made whole: {'; '.join(reasons)}")
     raise NoRetry(f"{root.id} has no fix that is safe to make unasked; see the report")
-
-
-def last_checkpoint(output: Path, since: float) -> Path | None:
-    """The newest whole `checkpoint-N` written since `since` (seconds since 1970).
-
-    The Trainer writes trainer_state.json last, so a checkpoint without a readable one was cut off.
-    """
-    numbered = [(int(p.name[11:]), p) for p in output.glob("checkpoint-*") if p.name[11:].isdigit()]
-    for number, folder in sorted(numbered, reverse=True):
-        state = folder / "trainer_state.json"
-        try:
-            fresh = state.stat().st_mtime >= since - _SLACK
-            step = json.loads(state.read_text(encoding="utf-8")).get("global_step")
-        except (OSError, ValueError, AttributeError):
-            continue
-        if fresh and step == number and any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
-            return folder
-    return None
 
 
 def without_options(arguments: Sequence[str], names: set[str]) -> list[str]:

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ftdoctor.launch.checkpoints import last_change, last_checkpoint
 from ftdoctor.launch.child import Child, marked
 
-CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_SECONDS = 60.0  # until the request is taken up, and then without a byte written
+SETTLED_SECONDS = 1.0  # a whole checkpoint that did not change for so long has what the other ranks add to it
 GRACE_SECONDS = 30.0  # what torch elastic gives its ranks as well
 KILLED_SECONDS = 5.0
 
@@ -26,7 +28,7 @@ class Stopper:
         self._child, self._say = child, say
         self._patience = patience
         self._stage = "new"
-        self._until = 0.0
+        self._until = self._asked = self._written = 0.0
         self.over = False
 
     def advance(self, now: float, hurry: bool = False) -> None:
@@ -34,14 +36,13 @@ class Stopper:
         if self.over:
             return
         if self._stage == "new":
-            self._stage, self._until = "checkpoint", now + self._patience
+            self._stage, self._until, self._asked = "checkpoint", now + self._patience, time.time()
             if self._child.code is not None or not ask_for_checkpoint(self._child):
                 self._until = now
             else:
                 self._say("asked for a checkpoint")
         if self._stage == "checkpoint":
-            waiting = checkpoint_is_due(self._child) and self._child.code is None
-            if waiting and now < self._until and not hurry:
+            if self._child.code is None and not self._saved(now) and now < self._until and not hurry:
                 return
             self._stage, self._until = "term", now + GRACE_SECONDS
             if self._child.code is None:
@@ -62,6 +63,21 @@ class Stopper:
                     os.kill(pid, signal.SIGKILL)
         if self._child.code is not None or now >= self._until:
             self.over = True
+
+    def _saved(self, now: float) -> bool:
+        """The checkpoint is whole. As long as it grows there is more time for it."""
+        plan = self._child.plan
+        if plan.output_dir is None or checkpoint_is_due(self._child):
+            return False
+        output = plan.cwd / plan.output_dir
+        written = last_change(output)
+        if written > max(self._written, self._asked):
+            self._written, self._until = written, now + self._patience
+        found = last_checkpoint(output, self._asked)
+        if found is None or time.time() - written < SETTLED_SECONDS:
+            return False
+        self._say(f"the checkpoint is there: {found}")
+        return True
 
 
 def end_all(child: Child, say: Callable[[str], None]) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ftdoctor.launch.checkpoints import last_checkpoint
 from ftdoctor.launch.plan import for_command
-from ftdoctor.retry import folder_of, last_checkpoint, without_options
+from ftdoctor.retry import folder_of, without_options
 
 ROOT = Path(__file__).resolve().parents[3]
 RECORDED = ROOT / "fixtures/failing/h100_oom/train.log"  # a real run on one H100
