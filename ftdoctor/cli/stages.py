@@ -268,7 +268,8 @@ class Pipeline:
 
     def _resumed(self, record: Record, previous: Record | None) -> list[str]:
         """The trainer's argument that goes on from the last checkpoint of an attempt that was cut off."""
-        from ftdoctor.retry import RESUME, last_checkpoint
+        from ftdoctor.launch.checkpoints import last_checkpoint
+        from ftdoctor.retry import RESUME
 
         if previous is None or previous.status not in ("failed", "running") or previous.inputs != record.inputs:
             return []
