@@ -177,7 +177,7 @@ def one_gpu(out: Path) -> None:
 
 def oom(out: Path) -> None:
     """A batch that cannot fit, then the run that the fix makes of it."""
-    config = _config("oom", adapter="lora", load_in_4bit=False, deepspeed=None, micro_batch_size=64, sequence_len=4096,
+    config = _config("oom", adapter="lora", load_in_4bit=False, deepspeed=None, micro_batch_size=16, sequence_len=4096,
                      gradient_checkpointing=False, max_steps=6)  # fmt: skip
     process = _launch(config, "oom", "--retry-with-fix", processes=1)
     print(f"oom: exit {_end(process, 280)}")

@@ -143,10 +143,17 @@ def _session(config: Path, options: argparse.Namespace) -> Session:
 
 
 def _fits(fix: FixSpec, spec: DetectorSpec) -> bool:
-    """A remedy that names its conditions belongs to the detector that tests the same keys."""
-    about = {bare_key(str(test["key"])) for test in fix.only_if} - {"preflight", "base_model"}
-    tested = {bare_key(str(test["key"])) for group in ("all", "any", "none") for test in spec.options.get(group, ())}
-    return not about or bool(about & tested)
+    """A remedy that names its conditions belongs to the detector that tests the same keys.
+
+    A detector that tests no key of the configuration (the memory estimate) takes every remedy whose conditions are about that.
+    """
+    wanted = {str(test["key"]) for test in fix.only_if}
+    about = {bare_key(key) for key in wanted} - {"preflight", "base_model"}
+    keys = {str(test["key"]) for group in ("all", "any", "none") for test in spec.options.get(group, ())}
+    facts_only = all(key.startswith("fact.") for key in keys)
+    if facts_only and not any(key.startswith("fact.") for key in wanted):
+        return True
+    return not about or bool(about & {bare_key(key) for key in keys})
 
 
 def bare_key(key: str) -> str:

@@ -272,3 +272,20 @@ def test_axolotl_s_own_validation(tmp_path: Path, capsys: pytest.CaptureFixture[
     code, findings = judged(tmp_path, text, capsys, "--python", str(RIG))
     assert code == 1
     assert "mutually exclusive" in findings[0]["message"]
+
+
+def test_what_does_not_fit_gets_the_smaller_batch_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(
+        json.dumps({"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+                    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256})
+    )  # fmt: skip
+    (tmp_path / "config.yml").write_text(
+        f"base_model: {model}\nadapter: lora\nbf16: true\nsequence_len: 4096\nmicro_batch_size: 16\n"
+        "gradient_accumulation_steps: 1\nlora_r: 16\n"
+    )
+    assert main([str(tmp_path / "config.yml"), "--only", "memory", "--assume", "1xA100-80GB", "--format", "json"]) == 1
+    found = json.loads(capsys.readouterr().out)["findings"]
+    fix = next(f for f in found if f["id"] == "cuda-oom")["fixes"][0]
+    assert fix["config_patch"] == {"axolotl.micro_batch_size": 8, "axolotl.gradient_accumulation_steps": 2}
