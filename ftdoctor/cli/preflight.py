@@ -145,7 +145,7 @@ def _session(config: Path, options: argparse.Namespace) -> Session:
 def _fits(fix: FixSpec, spec: DetectorSpec) -> bool:
     """A remedy that names its conditions belongs to the detector that tests the same keys.
 
-    A detector that tests no key of the configuration (the memory estimate) takes every remedy whose conditions are about that.
+    A detector of facts alone (the memory estimate) takes every remedy whose conditions are about the configuration.
     """
     wanted = {str(test["key"]) for test in fix.only_if}
     about = {bare_key(key) for key in wanted} - {"preflight", "base_model"}
