@@ -21,13 +21,16 @@ def resolve(specs: tuple[FixSpec, ...], run: Run, values: Mapping[str, object]) 
     """The remedies that apply to this run, in the rule's order.
 
     A condition on the Axolotl configuration of a run that shows none is no reason to keep a remedy back: it is then
-    given in words.
+    given in words. `known: true` in a condition asks for a configuration that shows it.
     """
     blind = not {"axolotl", "effective"} & run.configs.keys()
     fixes = (
         _one(spec, run, values)
         for spec in specs
-        if all(holds(test, run) or (blind and test["key"].startswith("axolotl.")) for test in spec.only_if)
+        if all(
+            holds(test, run) or (blind and test["key"].startswith("axolotl.") and not test.get("known"))
+            for test in spec.only_if
+        )
     )
     return tuple(fix for fix in fixes if not _is_so_already(fix))
 

@@ -14,7 +14,7 @@ from ftdoctor.events import Event, FactLearned, LogRecord, Origin
 from ftdoctor.parsing.lines import LineFinder, RawLine
 from ftdoctor.parsing.scanner import Anchors
 from ftdoctor.parsing.text import CleanLine, clean
-from ftdoctor.parsing.tracebacks import FRAME, START, TracebackParser
+from ftdoctor.parsing.tracebacks import BARE, FRAME, START, TracebackParser
 from ftdoctor.upstream.axolotl import ConfigDump, Milestones, Samples
 from ftdoctor.upstream.base import LineParser
 from ftdoctor.upstream.deepspeed import LossScale, Report
@@ -59,7 +59,7 @@ class Vocabulary:
                 parsers.setdefault((text, False), []).append(index)
         for text in Bars.anchors:
             parsers.setdefault((text, False), []).append(BARS)
-        for mark in (START, FRAME):
+        for mark in (START, FRAME, *BARE):
             parsers.setdefault((mark.encode(), False), []).append(TRACEBACK)
         for index, literals in enumerate(pattern_anchors):
             for text, caseless in literals:

@@ -7,7 +7,8 @@
 
 Lines are grouped by rank prefix. Two ranks that write without a prefix into one stream cannot be told apart for
 certain: the newest open traceback whose state fits takes the line. What stands before the header (a stamp, a job
-number) is taken off the lines that follow. A traceback whose header was cut off begins at its first frame.
+number) is taken off the lines that follow. A traceback whose header was cut off begins at its first frame; a line that
+names an exception, of which all else was cut off, is a traceback without frames.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ftdoctor.events import Frame, Origin, TracebackSeen
 
 START = "Traceback (most recent call last)"
 FRAME = '", line '
+BARE = ("Error: ", "Exception: ")  # an exception of which only the last line was kept
 MAX_LINES = 400
 MAX_MESSAGE = 4096
 MAX_CONTINUATION = 30
@@ -35,6 +37,8 @@ _NOTEBOOK_FRAME = re.compile(
 )
 _RICH_FRAME = re.compile(r"^\s*[│|]\s*(?:❱\s*)?(?P<file>[^\s│:]+\.py):(?P<line>\d+) in (?P<function>[\w.<>]+)")
 _EXCEPTION = re.compile(r"^(?P<type>(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?:: ?(?P<message>.*))?$")
+_BARE = re.compile(r"^(?P<type>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)): (?P<message>\S.*)$")
+_GOES_ON = re.compile(r"retry|retries|ignor|skip|caught|warning|fall(?:ing|s)? back|will be|continu", re.IGNORECASE)
 _CHAIN = re.compile(
     r"^(?:During handling of the above exception|The above exception was the direct cause of the following exception)"
 )
@@ -118,6 +122,11 @@ class TracebackParser:
         if found and found["function"]:
             self._start(text, key, origin)
             self._step(self._open[-1], text, origin, done)
+            return "line", text, iter(done)
+        found = _BARE.match(text)
+        if found and not _GOES_ON.search(text):
+            done.append(TracebackSeen(origin, found["type"], found["message"][:MAX_MESSAGE], (), origin.line, False))
+            return "exception", text, iter(done)
         return "line", text, iter(done)
 
     def finish(self) -> Iterator[TracebackSeen]:

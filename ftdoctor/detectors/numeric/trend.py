@@ -16,7 +16,15 @@ from ftdoctor.run_model.series import Series
 
 STUCK = {"points": 40, "few_points": 10, "drop": 0.015, "flat_drop": 0.004, "sigmas": 3.0, "plateau": 0.01}
 DIVERGING = {"points": 5, "factor": 1.5, "rise": 0.4, "share": 0.05}
-OVERFITTING = {"rise": 0.05, "rise_two": 0.08, "train_drop": 0.02}
+OVERFITTING = {
+    "rise": 0.05,
+    "rise_two": 0.08,
+    "train_drop": 0.02,
+    "gap": 4.0,
+    "gap_least": 0.2,
+    "epochs": 20.0,
+    "heart": 0.05,
+}
 
 
 # class counts and vocabulary sizes (Llama, Qwen, Mistral, GPT-2, BERT, ...): ln of each is where a dead model sits
@@ -202,9 +210,9 @@ def overfitting(context: NumericContext, numbers: Numbers) -> Result:
     """
     n = {**OVERFITTING, **numbers}
     evals = context.series.get("eval_loss")
-    if evals is None:
-        return Missing(("eval_loss",))
     loss = context.series.get("loss")
+    if evals is None:
+        return _by_heart(context, n) or Missing(("eval_loss",))
     first_train = next((s for s in loss.steps if s == s), None) if loss is not None else None
     points = [
         (i, v)
@@ -220,7 +228,7 @@ def overfitting(context: NumericContext, numbers: Numbers) -> Result:
     last_index, last = points[-1]
     rise = (last - best) / best if best > 0 else 0.0
     if rise < (n["rise_two"] if len(points) == 2 else n["rise"]):
-        return None
+        return _gap(context, last, last_index, n)
     if len(points) >= 4 and points[-2][1] < best * (1 + n["rise"] / 2):
         return None  # one bad evaluation at the end is not a trend
     if loss is not None and not _train_fell(context, best_index, n["train_drop"]):
@@ -229,11 +237,55 @@ def overfitting(context: NumericContext, numbers: Numbers) -> Result:
     found: dict[str, object] = {
         "best": best,
         "last": last,
-        "rise": f"{100 * rise:.0f} %",
-        "step": None if step != step else f"{step:g}",
+        "how": f"eval_loss was best at {best:.4g} (step {'unknown' if step != step else f'{step:g}'}) and is {last:.4g}"
+        f" now, {100 * rise:.0f} % higher, while the training loss fell",
         "evals": len(points),
     }
     return Judgement("warning", found, "eval_loss", best_index, last_index)
+
+
+def _gap(context: NumericContext, last: float, last_index: int, n: Numbers) -> Judgement | None:
+    """The training loss fell to a fraction of the evaluation loss, before that one rises.
+
+    Measured: the largest ratio of healthy public runs is 1.8, the smallest of overfitted ones 6.5.
+    """
+    loss = context.series.get("loss")
+    values = [bounded(v) for _, v in finite(loss)] if loss is not None else []
+    if len(values) < 10 or last < n["gap_least"] or context.task in ("dpo", "rl"):
+        return None
+    width = max(3, len(values) // 10)
+    end = fmean(values[-width:])
+    if end * n["gap"] > last or end > 0.3 * fmean(values[:width]):
+        return None
+    found: dict[str, object] = {
+        "how": f"The training loss is down to {end:.3g} and eval_loss is {last:.3g}: the rows that were trained on are"
+        " known by heart, those held out are not",
+        "best": last,
+        "last": last,
+    }
+    return Judgement("warning", found, "eval_loss", last_index, last_index)
+
+
+def _by_heart(context: NumericContext, n: Numbers) -> Judgement | None:
+    """Nothing was held out, the rows were read many times over, and hardly any loss is left."""
+    loss = context.series.get("loss")
+    if loss is None or context.task in ("dpo", "rl") or len(loss) < 20 or not loss.epochs[-1] >= n["epochs"]:
+        return None
+    points = finite(loss)
+    values = [v for _, v in points]
+    if len(values) < 20:
+        return None
+    width = max(5, len(values) // 10)
+    start, end = fmean(values[:width]), fmean(values[-width:])
+    if end > n["heart"] or end > 0.5 * start or end <= 1e-6:
+        return None
+    found: dict[str, object] = {
+        "how": f"Every row was read {loss.epochs[-1]:.0f} times and the training loss is down to {end:.2g}: they are"
+        " known by heart, and no evaluation says what became of others",
+        "best": start,
+        "last": end,
+    }
+    return Judgement("warning", found, "loss", points[-width][0], points[-1][0])
 
 
 def _before_training(line: int, loss: object) -> bool:

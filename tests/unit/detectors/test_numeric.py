@@ -113,7 +113,11 @@ def test_overfitting_needs_both_curves() -> None:
     evals = [1.4, 1.2, 1.1, 1.2, 1.35, 1.5]
     train = falling(120, end=0.2, noise=0.02)
     assert isinstance(judge("overfitting", context(loss=train, eval_loss=evals)), Judgement)
-    assert judge("overfitting", context(loss=train, eval_loss=[1.4, 1.2, 1.1, 1.11, 1.1, 1.1])) is None
+    level = [1.4, 1.2, 1.1, 1.11, 1.1, 1.1]
+    assert judge("overfitting", context(loss=falling(120, end=0.6, noise=0.02), eval_loss=level)) is None
+    gap = judge("overfitting", context(loss=train, eval_loss=level))
+    assert isinstance(gap, Judgement)
+    assert "by heart" in str(gap.values["how"])
 
 
 def test_gradients_above_five_alone_are_no_error() -> None:
