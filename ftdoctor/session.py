@@ -26,6 +26,7 @@ from ftdoctor.ruleset.types import RuleSet
 from ftdoctor.run_model.run import Run
 from ftdoctor.sources.files import Damaged, Input, chunks, expand
 from ftdoctor.sources.journal import JournalWriter, is_journal, read_journal
+from ftdoctor.sources.nodes import merged, node_folders
 from ftdoctor.sources.rank_logs import rest_of
 from ftdoctor.sources.structured import READERS
 
@@ -93,7 +94,13 @@ class Session:
 
     def router(self, item: Input) -> Router:
         """A reader for one more log of this run."""
-        return Router(item.name, self.vocabulary, self.orders, item.rank, None, _year(item))
+        return Router(item.name, self.vocabulary, self.orders, item.rank, item.node, _year(item))
+
+    def _joined(self, folder: Path) -> Iterator[Event]:
+        """The journals of all nodes that have ended."""
+        ended = [(node, place) for node, place in node_folders(folder) if (place / "exit.json").is_file()]
+        journals = [(node, self.replay(place / "journal.jsonl")) for node, place in ended]
+        return merged(journals, self.next_order)
 
     def read(self, paths: Iterable[str]) -> None:
         """Read files and folders whole. Of several, those that cannot be opened are skipped and kept in `unreadable`.
@@ -123,6 +130,9 @@ class Session:
 
     def read_input(self, item: Input) -> None:
         """Read one input; damage is recorded as a skipped part, not raised."""
+        if item.kind == "nodes":
+            self.apply(self._joined(Path(item.path)))
+            return
         if item.kind in ("json", "log") and item.path != "-" and is_journal(item.path):
             self.apply(self.replay(Path(item.path)))
             return
@@ -165,7 +175,8 @@ class Session:
     def diagnose(self) -> Diagnosis:
         """Judge what is known so far."""
         findings, outcomes = evaluate(self.rules, self.run, self._memory)
-        root, ordered = attribute(findings, self.rules.by_id())
+        stopped_for = self.run.fact("stopped_for")
+        root, ordered = attribute(findings, self.rules.by_id(), None if stopped_for is None else str(stopped_for))
         run = summary(self.run)
         return Diagnosis(
             run=run,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ftdoctor.launch.plan import Plan
     from ftdoctor.launch.runner import Launch
+    from ftdoctor.launch.slurm import Rendezvous
 
 EPILOG = """\
 examples:
@@ -22,6 +23,7 @@ examples:
   ftdoctor launch config.yml -- --max_steps=50     what follows -- goes to axolotl
   ftdoctor launch -- python train.py               any other trainer
   ftdoctor launch config.yml --dry-run             what would be run, as a shell script
+  ftdoctor launch config.yml --slurm --nodes 2 --gpus-per-node 8 --time 24:00:00      as a job of SLURM
 
 On a terminal the screen of `ftdoctor watch` shows the run; q asks what becomes of it. Anywhere else, and with
 --no-tui, its output passes through. It is kept in the run folder in both cases, for each rank as well.
@@ -35,6 +37,8 @@ exit codes: the trainer's own when it is not 0; else those of `ftdoctor check`
 
 def build_parser() -> argparse.ArgumentParser:
     """Options of the verb."""
+    from ftdoctor.cli.slurm import add_options
+
     parser = argparse.ArgumentParser(
         prog="ftdoctor launch",
         usage="ftdoctor launch [options] CONFIG [-- ARGUMENTS]\n       ftdoctor launch [options] -- COMMAND ...",
@@ -47,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--processes", type=int, metavar="N", help="ranks on this machine (default: one per visible GPU)"
     )
-    parser.add_argument("--launcher", default="accelerate", help="accelerate, torchrun or python (default: accelerate)")
+    parser.add_argument("--launcher", help="accelerate, torchrun or python (default: accelerate; under SLURM torchrun)")
     parser.add_argument("--python", metavar="EXE", help="python of the training environment (default: found)")
     parser.add_argument("--name", help="name of the run (default: the configuration's, with the time)")
     parser.add_argument("--runs", default="ftdoctor-runs", metavar="DIR", help="where run folders go")
@@ -75,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="print what would be run, and run nothing")
     parser.add_argument("--no-gpu", action="store_true", help="do not look at the GPUs")
     parser.add_argument("--fail-on", choices=("error", "warning", "info", "never"), default="error")
+    add_options(parser)
     return parser
 
 
@@ -83,7 +88,13 @@ def main(argv: Sequence[str]) -> int:
     arguments = list(argv)
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     options, rest = build_parser().parse_args(arguments[:cut]), arguments[cut + 1 :]
+    if options.slurm_node:
+        return _on_node(options, rest)
     plan = make_plan(options, rest)
+    if options.slurm:
+        from ftdoctor.cli.slurm import submit
+
+        return submit(options, plan, arguments)
     from ftdoctor.launch.policy import read_policy
     from ftdoctor.ruleset.load import load
 
@@ -98,6 +109,29 @@ def main(argv: Sequence[str]) -> int:
     settings = Settings(gpus=not options.no_gpu, fail_on=options.fail_on, screen=screen)
     first = Launch(plan, rules, policy, settings)
     return attempts(first, options, rest)[0]
+
+
+def _on_node(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """One node of a job of SLURM. The exit code is the trainer's: the run is judged when all nodes have ended."""
+    from ftdoctor.cli.slurm import here
+    from ftdoctor.launch.policy import read_policy
+    from ftdoctor.launch.runner import Launch, Settings
+    from ftdoctor.launch.slurm import STOP
+    from ftdoctor.launch.stopping import GRACE_SECONDS
+    from ftdoctor.ruleset.load import load
+
+    folder, meet = here(options)
+    plan = make_plan(options, rest, folder=folder, meet=meet)
+    rules = load()
+    settings = Settings(
+        gpus=not options.no_gpu, quiet=True, stop_file=folder.parent / STOP,
+        patience=max(1.0, options.lead - 2 * GRACE_SECONDS),
+    )  # fmt: skip
+    _, last = attempts(Launch(plan, rules, read_policy(options.on_finding, rules.by_id()), settings), options, rest)
+    if last.ended is None:
+        return 1
+    code = last.ended.code if last.ended.code >= 0 else 128 - last.ended.code
+    return code or int(last.ended.signalled)  # a job that was cut off has not done its work
 
 
 def attempts(first: Launch, options: argparse.Namespace, rest: Sequence[str]) -> tuple[int, Launch]:
@@ -139,9 +173,13 @@ def _second(first: Launch, options: argparse.Namespace, rest: Sequence[str]) -> 
 
 
 def make_plan(
-    options: argparse.Namespace, rest: Sequence[str], config: Path | None = None, folder: Path | None = None
+    options: argparse.Namespace,
+    rest: Sequence[str],
+    config: Path | None = None,
+    folder: Path | None = None,
+    meet: Rendezvous | None = None,
 ) -> Plan:
-    """What the options ask for; `config` and `folder` take the place of those that they name.
+    """What the options ask for; `config` and `folder` take the place of those that they name. `meet`: see `for_config`.
 
     Raises:
         FtdoctorError: nothing to launch, or the run folder exists.
@@ -168,7 +206,7 @@ def make_plan(
         config or Path(options.config),
         rest,
         python,
-        launcher=options.launcher,
+        launcher=options.launcher or ("accelerate" if meet is None else "torchrun"),
         processes=options.processes,
         gpus=options.gpus,
         folder=folder,
@@ -176,6 +214,7 @@ def make_plan(
         torch=_torch_version(python.path),
         without=options.no_env,
         heartbeat=options.heartbeat,
+        meet=meet,
     )
 
 

@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--name", help="name of the pipeline (default: the configuration's, with -pipeline)")
     add("--dry-run", action="store_true", help="print which stages would be done, and do nothing")
+    add("--assume", metavar="GPUS", help="preflight: judge for this machine, for example 8xA100-80GB")
     add("--offline", action="store_true", help="preflight: do not ask the Hugging Face Hub")
     add("--no-validate", action="store_true", help="preflight: leave Axolotl's own validation out")
     add("--prompts", metavar="FILE", help="evaluate: your own prompts, JSON lines (default: the built-in suite)")

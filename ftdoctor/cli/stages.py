@@ -102,7 +102,7 @@ class Pipeline:
             if isinstance(name, str) and name and "\n" not in name:
                 paths += [found] if (found := find(name, self.config.parent)) is not None else []
         if stage in ("preflight", "train"):
-            values |= {"gpus": given.gpus, "processes": given.processes}
+            values |= {"gpus": given.gpus, "processes": given.processes, "assume": given.assume}
         if stage == "train":
             values |= {"launcher": given.launcher, "arguments": self.rest}
         elif stage == "merge":
@@ -205,6 +205,7 @@ class Pipeline:
         from ftdoctor.cli import preflight
 
         flags = [f"--{name}" for name in ("offline", "no-validate") if getattr(self.options, name.replace("-", "_"))]
+        flags += ["--assume", self.options.assume] if self.options.assume else []
         options = preflight.build_parser().parse_args(
             [str(self.config), *self._python(), *flags, "--fail-on", self.options.fail_on]
         )
@@ -340,7 +341,7 @@ class Pipeline:
             with contextlib.suppress(InputError):
                 session.read([train.folder])
                 run, curves = session.diagnose().run, list(Curves(rules).of(session.run))
-        whole = report.whole(self.state, replace(run, sources=(str(self.config), *run.sources)))
+        whole = report.whole(self.state, replace(run, sources=run.sources or (str(self.config),)))
         return redacted(whole), curves
 
     def say(self, text: str) -> None:

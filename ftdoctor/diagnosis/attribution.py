@@ -24,13 +24,26 @@ from ftdoctor.ruleset.types import Rule
 _ROLES = ("cause", "cascade", "symptom")
 _SEVERITIES = ("error", "warning", "info")
 FALLBACK = "unclassified-error"
+END = "interrupted"  # the run was ended from outside
 
 
-def attribute(findings: Iterable[Finding], rules: dict[str, Rule]) -> tuple[Finding | None, tuple[Finding, ...]]:
-    """The root cause, and all findings with `explained_by` set, causes first."""
+def attribute(
+    findings: Iterable[Finding], rules: dict[str, Rule], stopped_for: str | None = None
+) -> tuple[Finding | None, tuple[Finding, ...]]:
+    """The root cause, and all findings with `explained_by` set, causes first.
+
+    `stopped_for`: the finding because of which ftdoctor itself ended the run; the end is then no failure of its own.
+    """
     pool = _drop_covered(list(findings))
     explained = {f.id: _explainer(f, pool, rules) for f in pool}
+    if stopped_for is not None and stopped_for in explained and END in explained:
+        explained[END] = stopped_for
+    elif stopped_for is not None:
+        told = f"ftdoctor ended the run because of {stopped_for}."
+        pool = [replace(f, severity="info", message=told) if f.id == END else f for f in pool]
     pool = [replace(f, explained_by=_top(f.id, explained)) for f in pool]
+    if stopped_for is not None and stopped_for not in explained:
+        pool = [replace(f, severity="info") if f.explained_by == END else f for f in pool]
     with_consequences = {f.explained_by for f in pool}
     pool.sort(key=lambda f: _rank(f, rules, f.severity == "error" or f.id in with_consequences))
     free = [f for f in pool if f.explained_by is None and f.severity != "info"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ftdoctor.errors import InputError, UsageError
+from ftdoctor.launch.slurm import Rendezvous
 from ftdoctor.training_python import TrainingPython
 
 RUNS = "ftdoctor-runs"
@@ -203,12 +204,16 @@ def for_config(
     without: Sequence[str] = (),
     heartbeat: bool = True,
     environ: Mapping[str, str] | None = None,
+    meet: Rendezvous | None = None,
 ) -> Plan:
-    """Plan a run of `axolotl train CONFIG`.
+    """Plan a run of `axolotl train CONFIG`; `meet`: where the launchers of several nodes do.
 
     Raises:
-        UsageError: the launcher is unknown. InputError: the configuration cannot be read.
+        UsageError: the launcher is unknown, or cannot do several nodes. InputError: the configuration cannot be read.
     """
+    several = meet is not None and meet.nodes > 1
+    if several and launcher != "torchrun":
+        raise UsageError(f"several nodes are started by torchrun, not by {launcher}", "--launcher", "leave it out")
     environ = os.environ if environ is None else environ
     if launcher not in LAUNCHERS:
         raise UsageError(f"no launcher `{launcher}`", "--launcher", f"use one of {', '.join(LAUNCHERS)}")
@@ -224,13 +229,13 @@ def for_config(
         beating = None
     train = ["-m", "axolotl.cli.train", str(config), *(extra if beating is None else beating)]
     tool = python.tool("torchrun")
-    if launcher == "python" or (count == 1 and launcher != "accelerate"):
+    if launcher == "python" or (count == 1 and launcher != "accelerate" and not several):
         command = [python.path, *train]
     elif launcher == "torchrun":
         if tool is None:
             raise InputError("has no torchrun", python.path, "use --launcher accelerate, or install torch there")
         # without a number torchrun starts one process for each GPU it sees
-        command = [tool, "--nproc_per_node", str(count) if count else "gpu", *train]
+        command = [tool, *_meeting(meet), "--nproc_per_node", str(count) if count else "gpu", *train]
     else:
         number = ["--num_processes", str(count)] if count else []
         command = [python.path, "-m", "accelerate.commands.launch", *number, *train]
@@ -261,6 +266,14 @@ def for_config(
         torch=torch,
         notes=tuple(notes),
     )
+
+
+def _meeting(meet: Rendezvous | None) -> list[str]:
+    """The options of torchrun on one node of several; alone it keeps to the port of its job."""
+    if meet is None:
+        return []
+    who = {"nnodes": meet.nodes, "node_rank": meet.node, "master_addr": meet.address, "master_port": meet.port}
+    return [part for name, value in who.items() for part in (f"--{name}", str(value))]
 
 
 def for_command(

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING
 
 from ftdoctor.errors import InputError
 from ftdoctor.launch import keeping
+from ftdoctor.launch.checkpoints import last_checkpoint
 from ftdoctor.launch.child import Child, readers
 from ftdoctor.launch.forensics import Forensics
 from ftdoctor.launch.onscreen import ShownSession
 from ftdoctor.launch.plan import Plan
 from ftdoctor.launch.policy import Policy
-from ftdoctor.launch.stopping import Stopper, ask_for_checkpoint
+from ftdoctor.launch.room import Room
+from ftdoctor.launch.stopping import CHECKPOINT_SECONDS, Stopper, ask_for_checkpoint
 from ftdoctor.launch.witness import Scene, Witness
-from ftdoctor.sources.files import Damaged, Input
+from ftdoctor.sources.files import CUT, Damaged, Input
 from ftdoctor.sources.structured import read_safetensors
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 # SLURM announces the end of a job with SIGUSR1 or SIGUSR2 (--signal) or SIGCONT and SIGTERM
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 LOOK_SECONDS = 0.25
+DISK_SECONDS = 1.0
 READERS_SECONDS = 3.0  # for the last words of the ranks, which may come after the launcher's end
 
 
@@ -41,12 +44,16 @@ READERS_SECONDS = 3.0  # for the last words of the ranks, which may come after t
 class Settings:
     """How to watch: `gpus` asks NVML, `fail_on` is the severity from which on the run counts as failed.
 
-    `screen` shows the run on the screen of `watch` instead of passing its output on.
+    `screen` shows the run on the screen of `watch` instead of passing its output on; `quiet` does neither.
+    `stop_file`, once it is there, ends the run as a signal does; `patience` are the seconds that a checkpoint may take.
     """
 
     gpus: bool = True
     fail_on: str = "error"
     screen: bool = False
+    quiet: bool = False
+    stop_file: Path | None = None
+    patience: float = CHECKPOINT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,8 @@ class Launch:
         self._scene: Scene | None = None
         self._screen: LaunchScreen | None = None
         self._said: list[str] = []
+        self._room = Room(plan.log)
+        self._looked = float("-inf")
 
     def run(self) -> int:
         """Start, watch, report; the exit code.
@@ -100,7 +109,12 @@ class Launch:
             InputError: the program cannot be started.
         """
         gc.freeze()  # the rules live as long as the process
-        keeping.begin(self.plan)
+        try:
+            keeping.begin(self.plan)
+        except OSError as error:
+            raise InputError(
+                f"cannot be made: {error.strerror}", str(self.plan.folder), "free some space, or give another --runs"
+            ) from None
         try:
             child = Child(self.plan)
         except OSError as error:
@@ -121,6 +135,7 @@ class Launch:
         beats = self.plan.folder / "heartbeat" if self.plan.heartbeat else None
         live = ShownSession(self.rules, paths, journal, machine=True, gpus=self.settings.gpus, heartbeats=beats)
         scene = self._scene = Scene(self.plan, child, live, self.say)
+        self._look_at_disk(scene)
         if self.settings.screen and self._show(scene, live) == "background":
             live.finish()
             self.say(f"the run goes on as process {child.pid}; see `ftdoctor watch {self.plan.folder}`")
@@ -173,17 +188,32 @@ class Launch:
 
     def _acted(self, scene: Scene, changed: bool) -> None:
         """Judge what is new, and do what the policy and the user ask for."""
+        if time.monotonic() - self._looked >= DISK_SECONDS:
+            self._look_at_disk(scene)
         if changed:
             diagnosis = scene.live.diagnosis()
             self._ask("looked", scene, diagnosis)
             for finding in diagnosis.findings:
                 self._act(scene, finding)
             self._miss_heartbeat(scene)
+        if self._stopper is None and self.settings.stop_file is not None and self.settings.stop_file.exists():
+            self.say(f"asked to end the run ({self.settings.stop_file})")
+            self.signals.append(signal.SIGUSR1)
         if (self.signals or self.reason) and self._stopper is None:
             self._ask("stopping", scene, self.reason or signal.Signals(self.signals[0]).name)
-            self._stopper = Stopper(scene.child, self.say)
+            self._stopper = Stopper(scene.child, self.say, self.settings.patience)
         if self._stopper is not None:
             self._stopper.advance(time.monotonic(), hurry=len(self.signals) > 1)
+
+    def _look_at_disk(self, scene: Scene) -> None:
+        """Keep room for the log, and say it when the disk is full."""
+        self._looked = time.monotonic()
+        if told := self._room.look():
+            self.say(told)
+        journal = scene.live.session.journal
+        if journal is not None and journal.failed and "journal" not in self._done:
+            self._done.add("journal")
+            self.say("the journal cannot be written any more; what is known comes from the log")
 
     def _act(self, scene: Scene, finding: Finding) -> None:
         action = self.policy.action(finding)
@@ -227,6 +257,8 @@ class Launch:
 
     def _pass_on(self) -> None:
         """What the run wrote, byte by byte, to our own output."""
+        if self.settings.quiet:
+            return
         try:
             with self.plan.log.open("rb") as log:
                 log.seek(self._copied)
@@ -279,8 +311,18 @@ class Launch:
 
     # -- how it ended --------------------------------------------------------------------------------------------
 
+    def _how_it_was_ended(self) -> list[str]:
+        """Of a run that did not end by itself: by what, and what there is to go on from."""
+        if not (self.signals or self.reason):
+            return []
+        asked = self.reason or signal.Signals(self.signals[0]).name
+        output, child = self.plan.output_dir, self._scene.child if self._scene else None
+        found = last_checkpoint(self.plan.cwd / output, child.started) if output is not None and child else None
+        left = f"; its last checkpoint is {found}" if found else "; it left no checkpoint" if output is not None else ""
+        return [f"the run was ended by ftdoctor because of {asked}{left}"]
+
     def _report(self, scene: Scene) -> int:
-        from ftdoctor.events import ExitSeen, Origin
+        from ftdoctor.events import ExitSeen, FactLearned, Origin
         from ftdoctor.faces import json_face
         from ftdoctor.faces.redact import redacted
         from ftdoctor.faces.text import render
@@ -292,14 +334,21 @@ class Launch:
         self._ask("ended", scene, code)
         self._look_at_weights(scene, code)
         origin = Origin("launch", time=time.time(), order=live.session.next_order())
+        if self.reason:
+            live.session.apply([FactLearned(origin, "stopped_for", self.reason)])
         if code != 0 and not stopped:
             live.session.apply([ExitSeen(origin, code, None, child.pid, "launcher")])
         diagnosis: Diagnosis = live.finish()
+        self._room.give_back()
+        if live.session.journal is not None and live.session.journal.failed:
+            with contextlib.suppress(OSError):  # half a journal must not stand for the run
+                live.session.journal.path.rename(self.plan.folder / CUT)
         deepspeed = live.session.run.configs.get("deepspeed")
         place = Path(deepspeed.origin.path) if deepspeed else None
         self.ended = Ended(code, diagnosis, child, place, self.reason, bool(self.signals))
         shown = redacted(diagnosis)
-        text = "".join(f"{line}\n" for line in self.heading) + ("\n" if self.heading else "") + render(shown)
+        above = [*self.heading, *self._how_it_was_ended()]
+        text = "".join(f"{line}\n" for line in above) + ("\n" if above else "") + render(shown)
         ending = {"code": code, "stopped_for": self.reason or None, "signalled": bool(self.signals)}
         for name, value in (
             ("exit.json", ending),

@@ -15,15 +15,17 @@ import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
 
 from ftdoctor.errors import InputError
+from ftdoctor.sources.nodes import is_joined, node_folders
 
 CHUNK = 1 << 16  # stays in the CPU's cache between read, scan and count: measured 0.87 s/GB against 1.4 s/GB at 1 MiB
 MAX_FILES = 400
 MAX_DEPTH = 6
+CUT = "journal-cut.jsonl"  # what launch makes of a journal that a full disk has cut off: the logs say more
 _LOG_NAME = re.compile(
     r"\.(?:log|txt|out|err|stdout|stderr|console|nohup)(?:\.\d+)?(?:\.(?:gz|zst))?$|^(?:stdout|stderr|nohup|slurm-)|\.(?:o|e)\d+$",
     re.IGNORECASE,
@@ -37,7 +39,8 @@ _TORCHRUN_FOLDER = re.compile(r"^attempt_\d+$")
 class Input:
     """One thing to read.
 
-    `kind`: log | state (trainer_state.json) | yaml | json | safetensors | adapter_dir | heartbeat.
+    `kind`: log | state (trainer_state.json) | yaml | json | safetensors | adapter_dir | heartbeat | nodes (run folders
+    of several nodes). `node`: whose log it is.
     """
 
     path: str
@@ -45,6 +48,7 @@ class Input:
     rank: int | None = None
     given: bool = True
     without: tuple[str, ...] = ()  # logs whose lines are left out of this one
+    node: str | None = None
 
     @property
     def name(self) -> str:
@@ -121,11 +125,14 @@ def _folder(root: Path) -> Iterator[Input]:
 
     A finished run folder of `ftdoctor launch` is its journal: that has the logs' events and what stood beside the run.
     """
+    if is_joined(root):
+        yield from _nodes(root)
+        return
     journal = root / "journal.jsonl"
     if (root / "exit.json").is_file() and (root / "run.json").is_file() and _is_journal(journal):
         yield Input(str(journal), "json", given=False)
         return
-    launched = (root / "run.json").is_file() and journal.is_file()
+    launched = (root / "run.json").is_file() and (journal.is_file() or (root / CUT).is_file())
     logs: list[Path] = []
     states: list[Path] = []
     configs: list[Path] = []
@@ -178,6 +185,18 @@ def _logs(root: Path, paths: list[Path]) -> Iterator[Input]:
             continue
         mixed = use and path == root / rank_logs.MIXED
         yield Input(str(path), "log", rank_of(path), False, tuple(map(str, own)) if mixed else ())
+
+
+def _nodes(root: Path) -> Iterator[Input]:
+    """A job on several nodes: the journals of the finished ones together, the files of the others, SLURM's own log."""
+    found = node_folders(root)
+    if any((folder / "exit.json").is_file() for _, folder in found):
+        yield Input(str(root), "nodes", given=False)
+    for node, folder in found:
+        if not (folder / "exit.json").is_file():
+            yield from (replace(item, node=node) for item in _folder(folder))
+    for path in sorted(p for p in root.glob("slurm-*.log") if p.stat().st_size):
+        yield Input(str(path), "log", given=False)
 
 
 def _is_journal(path: Path) -> bool:

@@ -96,6 +96,7 @@ class JournalWriter:
                 number += 1
             path.rename(old)
         self._segment = 0
+        self._refused = False
         self._written = 0
         self._flushed = 0.0
         self.pending = False
@@ -104,7 +105,7 @@ class JournalWriter:
     @property
     def failed(self) -> bool:
         """True once the disk refused; the session goes on without a journal."""
-        return self._file is None
+        return self._refused
 
     def write(self, event: Event) -> None:
         """Append one event."""
@@ -118,7 +119,7 @@ class JournalWriter:
             if self._written > SEGMENT:
                 self._rotate()
         except OSError:
-            self._file = None
+            self._refuse()
 
     def tick(self, now: float) -> None:
         """Flush what is pending, at most every `FLUSH_SECONDS`; `now` is the caller's clock in seconds."""
@@ -127,14 +128,23 @@ class JournalWriter:
             try:
                 self._file.flush()
             except OSError:
-                self._file = None
+                self._refuse()
 
     def close(self) -> None:
         """Flush and close."""
         if self._file is not None:
-            with contextlib.suppress(OSError):
+            try:
                 self._file.close()
+            except OSError:
+                self._refused = True
             self._file = None
+
+    def _refuse(self) -> None:
+        """The disk is full: no more of it, but what was written stays."""
+        self._refused, refused, self._file = True, self._file, None
+        with contextlib.suppress(OSError):
+            if refused is not None:
+                refused.close()
 
     def _start(self, path: Path) -> IO[str]:
         handle = path.open("x", encoding="utf-8")
