@@ -6,6 +6,7 @@
 - burst: 100,000 lines at once; the counts of every pattern are right
 - cost: CPU and memory of `watch` at one look a second with 8 GPUs (a fake libnvidia-ml.so.1 where there is no GPU, the
   real one otherwise), headless and with the screen, against nvitop, wandb and trackio on the same GPUs
+- how soon the screen answers a key while a 2 GB log is read
 - hangs: 0 false alarms over every recorded healthy run and long pauses; how fast an injected hang is found
 """
 
@@ -17,6 +18,8 @@ import json
 import os
 import pty
 import random
+import re
+import select
 import shutil
 import statistics
 import subprocess
@@ -143,6 +146,61 @@ def cost(command: list[str], env: Mapping[str, str], log: Path, seconds: float, 
             os.kill(each, 9)
     os.waitpid(pid, 0)
     return 100 * (after - before) / seconds, memory
+
+
+VIEWS = {"2": b"Plots", "3": b"GPUs", "4": b"Log", "1": b"Overview"}
+
+
+def answers(ftdoctor: str, folder: Path, env: Mapping[str, str], size: int) -> list[float]:
+    """Seconds from a key to the view it asks for, on a terminal, while a log of `size` bytes is being read."""
+    log = folder / "big.log"
+    lines = (NOISE.format(gpu=n % 8, n=n % 32) if n % 20 else STEP.format(loss=1.5, n=n % 90) for n in range(100_000))
+    block = "".join(lines).encode()
+    with log.open("wb") as handle:
+        for _ in range(size // len(block)):
+            handle.write(block)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(ftdoctor, [ftdoctor, "watch", str(log), "--no-gpu"], dict(env))
+    seen: list[float] = []
+    try:
+        _drawn(terminal, b"Overview")
+        while _unread(pid, log):
+            for key, name in VIEWS.items():
+                start = time.perf_counter()
+                os.write(terminal, key.encode())
+                _drawn(terminal, name)
+                seen.append(time.perf_counter() - start)
+                if not _unread(pid, log):
+                    seen.pop()
+                    break
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+        log.unlink()
+    return seen
+
+
+def _drawn(terminal: int, name: bytes) -> None:
+    """Read what the screen writes until the name of a view is there in bold and underlined: it is the one shown."""
+    shown, end = b"", time.monotonic() + 60
+    while not re.search(rb"\x1b\[1;4;[0-9;]*m" + name, shown):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the screen never showed {name.decode()}")
+        if select.select([terminal], [], [], 1.0)[0]:
+            shown += os.read(terminal, 1 << 16)
+
+
+def _unread(pid: int, log: Path) -> bool:
+    """The process has not come to the end of the log."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if os.readlink(link) == str(log):
+                place = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text().split()
+                if int(place[1]) < log.stat().st_size:
+                    return True
+    return False
 
 
 def _family(pid: int) -> list[int]:
@@ -272,6 +330,7 @@ def main() -> int:
     parser.add_argument("--ftdoctor", required=True)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--megabytes", type=int, default=2048, help="of the log that is read while keys are pressed")
     options = parser.parse_args()
     missed: list[str] = []
 
@@ -293,6 +352,14 @@ def main() -> int:
         )
         written, counted = burst(options.ftdoctor, folder, env)
         row("burst of 100,000 lines", f"{counted} of {written} metrics", "none lost", counted >= written)
+        pressed = sorted(answers(options.ftdoctor, folder, env, options.megabytes << 20))
+        p95 = pressed[int(0.95 * len(pressed))] if pressed else float("inf")
+        row(
+            f"key to repaint while {options.megabytes} MB are read",
+            f"median {statistics.median(pressed or [p95]) * 1e3:.0f} ms, p95 {p95 * 1e3:.0f} ms (n={len(pressed)})",
+            "p95 < 100 ms",
+            p95 < 0.1,
+        )
         log = folder / "cost.log"
         log.write_text("")
         for name, extra, screen, cpu_target, memory_target in (

@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import ContentSwitcher, Footer, Input, OptionList, Static
+from textual.widgets import ContentSwitcher, Input, OptionList, Static
 
 from ftdoctor.faces.curves import METRICS, Curve
 from ftdoctor.faces.notify import Notifier
@@ -26,6 +26,7 @@ from ftdoctor.faces.tui.widgets.detail import Detail, finding_text, fix_text
 from ftdoctor.faces.tui.widgets.findings import FindingList
 from ftdoctor.faces.tui.widgets.gpus import GpuGrid, GpuStrip
 from ftdoctor.faces.tui.widgets.header import Header
+from ftdoctor.faces.tui.widgets.keys import KeyBar
 from ftdoctor.faces.tui.widgets.log import LogView
 from ftdoctor.faces.tui.widgets.plot import Metrics, Plot
 from ftdoctor.faces.tui.widgets.tabs import ViewTabs
@@ -114,7 +115,7 @@ class DoctorApp(App[None]):
                 yield Static("", id="log-status")
                 yield LogView()
                 yield Input(placeholder="search the log", id="search")
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Begin to read."""
@@ -198,6 +199,11 @@ class DoctorApp(App[None]):
     def _tab(self, event: ViewTabs.Chosen) -> None:
         self.action_view(event.view)
 
+    @on(KeyBar.Pressed)
+    @while_running
+    def _clicked(self, event: KeyBar.Pressed) -> None:
+        self.simulate_key(event.key)
+
     @on(LogView.Status)
     @while_running
     def _log_status(self) -> None:
@@ -211,6 +217,7 @@ class DoctorApp(App[None]):
         """Show a view."""
         self.query_one("#views", ContentSwitcher).current = "log-view" if view == "log" else view
         self.query_one(ViewTabs).show(view)
+        self.query_one(KeyBar).show(view)
         self._show_view(self.frame)
         target = {"overview": "#findings", "log": "#log", "gpus": "#gpus"}.get(view)
         self.set_focus(self.query_one(target) if target is not None else None)
@@ -283,6 +290,7 @@ class DoctorApp(App[None]):
             self.query_one(Detail).redraw()
             self._log_status()
             self.query_one(ViewTabs).redraw()
+            self.query_one(KeyBar).redraw()
 
     def action_help(self) -> None:
         """All keys."""

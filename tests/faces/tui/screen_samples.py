@@ -21,7 +21,16 @@ from ftdoctor.ruleset.load import load
 ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "fixtures"
 # a few rules only, so that a new rule does not change every picture
-RULES = ("config-invalid", "lr-too-high", "loss-diverging", "grad-norm-high", "loss-nan", "disk-full", "gpu-missing")
+RULES = (
+    "config-invalid",
+    "lr-too-high",
+    "loss-diverging",
+    "grad-norm-high",
+    "loss-nan",
+    "disk-full",
+    "gpu-missing",
+    "interrupted",
+)
 NOW = 1_790_000_000.0
 
 
@@ -62,13 +71,13 @@ def gpu_events(count: int, seconds: int = 90, lost: int | None = None) -> list[E
     return events
 
 
-def frame_of(live: LiveSession, gpus: int = 0, **more: Any) -> Frame:
+def frame_of(live: LiveSession, gpus: int = 0, ended: bool = False, **more: Any) -> Frame:
     """What the screen gets."""
     live.session.apply(gpu_events(gpus, **more))
     live._cached = None
     camera = Camera(live)
     camera.take(NOW - 754, False)  # the findings appeared twelve minutes ago
-    return camera.take(NOW, False)
+    return camera.take(NOW, ended)
 
 
 Scenario = Callable[[Any, DoctorApp], Awaitable[None]]
@@ -89,7 +98,7 @@ def drive(size: tuple[int, int], scenario: Scenario, frame: Frame | None = None,
     asyncio.run(main())
 
 
-async def until(pilot: Any, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(pilot: Any, condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for a condition that a thread makes true."""
     limit = time.monotonic() + seconds
     while not condition():

@@ -49,6 +49,31 @@ def test_views_and_help() -> None:
     drive((100, 30), scenario, frame_of(session(LOG, CONFIG)))
 
 
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+def test_what_can_be_clicked(size: tuple[int, int]) -> None:
+    async def click(pilot: Any, app: DoctorApp, words: str, row: int) -> None:
+        lines = shown(app).split("\n")
+        at = lines[row].index(words)
+        await pilot.click(offset=(at + 1, row % len(lines)))
+        await pilot.pause()
+
+    async def scenario(pilot: Any, app: DoctorApp) -> None:
+        views = app.query_one("#views", ContentSwitcher)
+        await click(pilot, app, "GPUs", 2)
+        assert views.current == "gpus"
+        await click(pilot, app, "log line", -1)
+        assert views.current == "log-view"
+        await click(pilot, app, "errors only", -1)
+        assert app.query_one(LogView).errors_only
+        await click(pilot, app, "? help", -1)
+        assert isinstance(app.screen, HelpScreen)
+        await pilot.press("escape")
+        await click(pilot, app, "^p palette", -1)
+        await until(pilot, lambda: "CommandPalette" in type(app.screen).__name__)
+
+    drive(size, scenario, frame_of(session(LOG, CONFIG), 8))
+
+
 def test_choose_copy_and_jump() -> None:
     async def scenario(pilot: Any, app: DoctorApp) -> None:
         detail, log = app.query_one(Detail), app.query_one(LogView)
@@ -168,10 +193,14 @@ def test_resize() -> None:
 
 def test_answers_while_a_big_log_is_read(tmp_path: Path) -> None:
     log = tmp_path / "big.log"
-    block = Path(LOG).read_bytes()
-    with open(log, "wb") as file:
-        while file.tell() < 150 << 20:
-            file.write(block * 20)
+    block = Path(LOG).read_bytes() * 20
+
+    def grow(size: int) -> None:
+        with open(log, "ab") as file:
+            while size > 0:
+                size -= file.write(block)
+
+    grow(60 << 20)
     from ftdoctor.live import LiveSession
     from ftdoctor.ruleset.load import load
 
@@ -189,18 +218,18 @@ def test_answers_while_a_big_log_is_read(tmp_path: Path) -> None:
 
     async def scenario(pilot: Any, app: DoctorApp) -> None:
         await until(pilot, lambda: live.behind > 0, 60)
-        while live.behind and len(times) < 40:
-            for key in ("2", "3", "4", "1"):
-                times.append(await repaint(app, key))
+        for key in ("2", "3", "4", "1") * 4:
+            if live.behind < 20 << 20:  # however fast this machine reads, at each key there is much to read
+                grow(20 << 20)
+            times.append(await repaint(app, key))
 
     drive((120, 40), scenario, app=app)
     poller.stop()
-    assert len(times) >= 6, "the log was read before a key could be pressed"
     times.sort()
     print(
         f"key to repaint: median {times[len(times) // 2] * 1e3:.0f} ms, worst {times[-1] * 1e3:.0f} ms of {len(times)}"
     )
-    # measured 60 to 146 ms on two free cores (`make bench` holds the goal of 100); a busy machine slows both
+    # `make bench` holds the goal of 100 ms; a busy machine slows both
     assert times[len(times) // 2] < max(0.5, 12 * sorted(idle)[len(idle) // 2]), (times, idle)
 
 

@@ -16,6 +16,8 @@ SIZES = [(80, 24), (120, 40), (200, 50)]
 UPDATE = bool(os.environ.get("FTDOCTOR_UPDATE_SNAPSHOTS"))
 FAILING = ("fixtures/failing/full_lr_1/train.log", "fixtures/failing/full_lr_1/config.yml")
 HEALTHY = ("fixtures/healthy/lora_long/train.log", "fixtures/healthy/lora_long/config.yml")
+DEAD = ("fixtures/failing/disk_full/train.log",)
+STOPPED = ("fixtures/healthy/sigint_1rank/train.log",)
 CASES = {
     "overview": (FAILING, 8, []),
     "plots": (FAILING, 0, ["2"]),
@@ -23,6 +25,9 @@ CASES = {
     "log": (FAILING, 0, ["4"]),
     "healthy": (HEALTHY, 2, []),
     "help": (FAILING, 4, ["question_mark"]),
+    "ended-failed": (DEAD, 2, []),
+    "many": (HEALTHY, 16, []),
+    "gpus-16": (HEALTHY, 16, ["3"]),
 }
 SINGLE = {
     "gpus-1": (FAILING, 1, ["3"]),
@@ -31,6 +36,13 @@ SINGLE = {
     "gpus-none": (FAILING, 0, ["3"]),
     "light": (FAILING, 4, ["t"]),
     "jump": (FAILING, 0, ["j", "o"]),
+    "ended-healthy": (HEALTHY, 4, []),
+    "ended-stopped": (STOPPED, 1, []),
+    "gpus-lost": (HEALTHY, 8, ["3"]),
+    "lost": (HEALTHY, 8, []),
+    "light-plots": (HEALTHY, 0, ["t", "2"]),
+    "light-gpus": (FAILING, 8, ["t", "3"]),
+    "light-log": (FAILING, 0, ["t", "4"]),
 }
 ALL = [(name, size) for name in CASES for size in SIZES] + [(name, (120, 40)) for name in SINGLE]
 
@@ -39,7 +51,7 @@ ALL = [(name, size) for name in CASES for size in SIZES] + [(name, (120, 40)) fo
 def test_looks_as_recorded(name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT)
     paths, gpus, keys = {**CASES, **SINGLE}[name]
-    frame = frame_of(session(*paths), gpus)
+    frame = frame_of(session(*paths), gpus, ended=name.startswith("ended"), lost=3 if "lost" in name else None)
     seen: list[str] = []
 
     async def scenario(pilot, app):  # type: ignore[no-untyped-def]

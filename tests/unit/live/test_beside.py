@@ -47,7 +47,7 @@ class Watched:
             self.second()
 
     def until(self, wanted: Callable[[], object]) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 90
         while not wanted():
             assert time.monotonic() < end
             self.second()

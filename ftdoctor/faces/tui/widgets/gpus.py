@@ -45,9 +45,9 @@ def card(gpu: Gpu, width: int, colors: Palette) -> list[Text]:
     rank = "" if gpu.rank is None else f"rank {gpu.rank}"
     label = f"GPU {sample.index}" + (" MIG" if sample.parent else "")
     model = cut_end(printable(sample.name or ""), max(1, width - len(label) - len(rank) - 4))
-    head = Text.assemble((label, "bold"), "  ", (model, colors.dim))
-    head.append(" " * max(1, width - head.cell_len - len(rank)) + rank, colors.accent)
     bad = STATES.get(sample.state or "ok")
+    head = Text.assemble((label, f"bold {colors.bad}" if bad else "bold"), "  ", (model, colors.dim))
+    head.append(" " * max(1, width - head.cell_len - len(rank)) + rank, colors.accent)
     share = sample.memory_used / sample.memory_total if sample.memory_used is not None and sample.memory_total else None
     used = f"{gib(sample.memory_used)}/{gib(sample.memory_total)} GiB"
     load = None if sample.utilization is None else sample.utilization / 100

@@ -48,7 +48,11 @@ class Header(Lines):
     def _quiet(self) -> str:
         frame = self._frame
         if frame.diagnosis.verdict == "healthy":
-            return "no failure so far" if not frame.ended else "no failure found"
+            if not frame.ended:
+                return "no failure so far"
+            step, total = frame.outlook.step, frame.outlook.total
+            early = step is not None and total is not None and step < total
+            return "no failure found" + (f"; it stopped at step {steps(step)} of {steps(total)}" if early else "")
         if not frame.diagnosis.run.sources:
             return "waiting for the run to say something"
         return "it ended, and nothing here can be judged" if frame.ended else "nothing to judge yet"

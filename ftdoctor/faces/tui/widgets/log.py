@@ -223,7 +223,7 @@ class LogView(ScrollView, can_focus=True):
         alarming = bool(ERRORS.search(text.encode()))
         body = base + Style(color=colors.bad if alarming else colors.text)
         mark = "▌" if number == self.current else " "
-        room = max(1, width - NUMBER - 2)
+        room = max(1, self.scrollable_content_region.width - NUMBER - 2)  # what the scrollbar leaves
         shown = text if cells(text) <= room else head(text, room - 1) + "…"
         segments = [
             Segment(mark, base + Style(color=colors.accent)),
