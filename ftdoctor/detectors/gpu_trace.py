@@ -12,7 +12,7 @@ ends or hangs, and loading, a last evaluation and the idle time after the run ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Reversible, Sequence
 from statistics import median
 from typing import Any
 
@@ -39,10 +39,23 @@ def window(run: Run, seconds: float) -> dict[str, list[GpuSample]]:
     end = max(times) if run.cadence.last_train is None else min(max(times), run.cadence.last_train)
     found: dict[str, list[GpuSample]] = {}
     for key, history in run.gpu_history.items():
-        recent = [s for s in history if s.parent is None and end - seconds <= (s.origin.time or 0.0) <= end]
+        recent = _between(history, end - seconds, end)
         if recent and (recent[-1].origin.time or 0.0) - (recent[0].origin.time or 0.0) >= 0.8 * seconds:
             found[key] = recent
     return dict(sorted(found.items(), key=lambda item: item[1][0].index))
+
+
+def _between(history: Reversible[GpuSample], start: float, end: float) -> list[GpuSample]:
+    """Samples of a whole GPU between two times, from the newest on: the history is longer than any window."""
+    found: list[GpuSample] = []
+    for sample in reversed(history):
+        time = sample.origin.time or 0.0
+        if time < start:
+            break
+        if time <= end and sample.parent is None:
+            found.append(sample)
+    found.reverse()
+    return found
 
 
 def _middle(samples: Sequence[GpuSample], field: str) -> float | None:

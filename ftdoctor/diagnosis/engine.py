@@ -48,6 +48,7 @@ class Memory:
         self._told = -1
         # by the rule itself: a preflight judges each detector as a rule of its own, under one id
         self._outcomes: dict[int, RuleOutcome] = {}
+        self._words: dict[int, bool] = {}
 
     def open(self, run: Run) -> None:
         """Forget everything when the run said something."""
@@ -61,7 +62,11 @@ class Memory:
 
     def keep(self, rule: Rule, outcome: RuleOutcome) -> None:
         """Remember an outcome without a finding, when the rule judges words alone."""
-        if all(spec.kind in WORDS and not _counts(spec.options) for spec in rule.detect):
+        words = self._words.get(id(rule))
+        if words is None:
+            words = all(spec.kind in WORDS and not _counts(spec.options) for spec in rule.detect)
+            self._words[id(rule)] = words
+        if words:
             self._outcomes[id(rule)] = outcome
 
 

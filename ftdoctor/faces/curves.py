@@ -42,7 +42,9 @@ class Curves:
         for name, title in METRICS:
             series = run.series.get(name)
             lines = tuple(level for level in levels if level.metric == name)
-            key = (len(series) if series else 0, len(evals) if evals else 0, lines)
+            size = len(series) if series else 0
+            # a long curve is made anew when a point more can be seen, not with every step
+            key = (size if size <= POINTS else size - size % (size // POINTS + 1), len(evals) if evals else 0, lines)
             known = self._known.get(name)
             if known is None or known[0] != key or series is None:
                 known = self._known[name] = (key, _curve(name, title, series, lines, evals))

@@ -519,6 +519,9 @@ int nvmlDeviceRegisterEvents(Handle *handle, unsigned long long types, void *set
   LEAVE(OK);
 }
 typedef struct { Handle *device; unsigned long long type, data; unsigned gi, ci; } EventData;
+#ifndef EVENT_PAUSE
+#define EVENT_PAUSE 50000000 /* nanoseconds between looks for an event */
+#endif
 int nvmlEventSetWait_v2(void *set, EventData *to, unsigned milliseconds) {
   double until = seconds() + milliseconds / 1000.0;
   (void)set;
@@ -534,6 +537,6 @@ int nvmlEventSetWait_v2(void *set, EventData *to, unsigned milliseconds) {
       if (registered[i] && gpus[i].lost) LEAVE(GPU_IS_LOST); /* as the real one: at once, on every call */
     if (seconds() >= until) LEAVE(TIMEOUT);
     pthread_mutex_unlock(&mutex);
-    nanosleep(&(struct timespec){0, 50000000}, NULL); /* the real one sleeps in the kernel */
+    nanosleep(&(struct timespec){0, EVENT_PAUSE}, NULL); /* the real one sleeps in the kernel */
   }
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 from ftdoctor.events import GpuSample
@@ -98,11 +100,15 @@ def _gpus(run: Run) -> tuple[Gpu, ...]:
         Gpu(
             sample,
             ranks.get(sample.uuid or ""),
-            tuple(s.utilization for s in list(run.gpu_history.get(key, ()))[-HISTORY:]),
+            tuple(s.utilization for s in _last(run.gpu_history.get(key, ()), HISTORY)),
         )
         for key, sample in list(run.gpu_latest.items())
     ]
     return tuple(sorted(found, key=lambda g: (g.sample.index, g.sample.parent or "", g.sample.uuid or "")))
+
+
+def _last(samples: Collection[GpuSample], count: int) -> Iterator[GpuSample]:
+    return itertools.islice(samples, max(0, len(samples) - count), None)
 
 
 def _gpu_reason(run: Run) -> str:
