@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftdoctor.sources.files import Input, is_log_name, rank_of
+from ftdoctor.sources.files import Input, is_log_name, own_words, rank_of
+from ftdoctor.sources.nodes import node_of
 
 CHUNK = 1 << 16
 PER_POLL = 1 << 20  # bytes of one file per poll, so that a large backlog does not starve the other files or the screen
@@ -157,10 +158,11 @@ class Logs:
             for folder, folders, files in os.walk(root):
                 depth = len(Path(folder).relative_to(root).parts)
                 folders[:] = sorted(f for f in folders if not f.startswith(".") and depth < 5)
+                own = own_words(Path(folder))
                 for name in sorted(files):
-                    if is_log_name(name):
+                    if is_log_name(name) and name not in own:
                         path = Path(folder, name)
-                        self._add(Input(str(path), "log", rank_of(path), given=False))
+                        self._add(Input(str(path), "log", rank_of(path), given=False, node=node_of(root, path)))
 
 
 class Watcher:

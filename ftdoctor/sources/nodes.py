@@ -27,6 +27,12 @@ def node_folders(folder: Path) -> list[tuple[str, Path]]:
     return [(p.name.removeprefix(NODE), p) for p in found]
 
 
+def node_of(root: Path, path: Path) -> str | None:
+    """The node whose run folder below `root` holds `path`; None where `root` is no joined run."""
+    first = path.relative_to(root).parts[0]
+    return first.removeprefix(NODE) if first.startswith(NODE) and is_joined(root) else None
+
+
 def merged(journals: Sequence[tuple[str, Iterable[Event]]], next_order: Callable[[], int]) -> Iterator[Event]:
     """Events of all nodes in the order in which they happened, numbered anew. `journals`: node and events."""
     streams = [_timed(number, node, events) for number, (node, events) in enumerate(journals)]

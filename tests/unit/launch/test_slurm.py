@@ -14,6 +14,7 @@ from ftdoctor.errors import InputError, UsageError
 from ftdoctor.events import LogRecord, MetricSample, Origin, Tick
 from ftdoctor.launch.plan import for_config
 from ftdoctor.launch.slurm import ADDRESS, PORT, Job, Rendezvous, node_folder, rendezvous, script, submit
+from ftdoctor.live import LiveSession
 from ftdoctor.ruleset.load import load
 from ftdoctor.session import Session, check
 from ftdoctor.sources.journal import JournalWriter
@@ -157,3 +158,17 @@ def test_journals_are_merged_by_time_and_numbered_anew() -> None:
     assert [e.origin.order for e in found] == list(range(12))
     assert not [e for e in found if isinstance(e, LogRecord)]
     assert json.dumps([e.origin.time for e in found if isinstance(e, Tick)]) == "[9.5, 10.0, 10.5, 11.0, 11.5, 12.0]"
+
+
+def test_watching_a_job_names_the_nodes_and_leaves_our_own_words_out(tmp_path: Path) -> None:
+    run = tmp_path / "r"
+    node(run, "beta", 1000.5, f"[rank8]: {OOM}", finished=False)
+    (run / "slurm.json").write_text("{}")
+    for place in (run, run / "node-beta"):
+        (place / "report.txt").write_text("Error: an illegal memory access was encountered\nCUDA error: an illegal\n")
+    live = LiveSession(load(), [str(run)])
+    live.step(0.0, 1000.0)
+    found = live.finish()
+    assert found.root_cause is not None
+    assert (found.root_cause.id, found.root_cause.node) == ("cuda-oom", "beta")
+    assert not [p for p in found.run.sources if p.endswith("report.txt")]

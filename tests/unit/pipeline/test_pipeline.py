@@ -21,6 +21,8 @@ from ftdoctor.findings import Diagnosis, Evidence, Finding, Fix, RunSummary
 from ftdoctor.launch.plan import MARK
 from ftdoctor.pipeline import report, vram
 from ftdoctor.pipeline.state import STAGES, Record, read, stamp
+from ftdoctor.ruleset.load import load
+from ftdoctor.session import check
 
 ROOT = Path(__file__).resolve().parents[3]
 YAML = """\
@@ -294,6 +296,9 @@ def test_a_training_that_was_cut_off_goes_on_from_its_checkpoint(place: Path) ->
     assert "starts at 4" in (folder / "train-2/train.log").read_text()
     assert vram.NOT_SEEN in second.stdout
     assert "<!-- ftdoctor report -->" in (folder / "report.html").read_text()
+    found = check([str(folder)], load())  # the folder of a pipeline is its last training
+    assert found.run.finished
+    assert "cuda-error" not in {f.id for f in found.findings}
     third = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
     assert third.returncode == 0
     assert not (folder / "train-3").exists()
