@@ -77,6 +77,10 @@ def main(argv: Sequence[str]) -> int:
 
     if options.config is None:
         raise UsageError("no configuration", "ftdoctor pipeline", "give an Axolotl YAML")
+    if options.slurm or options.slurm_node:
+        raise UsageError(
+            "a pipeline runs where it is called", "--slurm", "give `ftdoctor launch --slurm` the training alone"
+        )
     if options.prompts and not Path(options.prompts).is_file():
         raise InputError("no such file", options.prompts, "give a file of JSON lines with --prompts")
     pipeline = Pipeline(options, rest)

@@ -111,10 +111,13 @@ class Launch:
         gc.freeze()  # the rules live as long as the process
         try:
             keeping.begin(self.plan)
+            self.plan.log.touch()
         except OSError as error:
             raise InputError(
                 f"cannot be made: {error.strerror}", str(self.plan.folder), "free some space, or give another --runs"
             ) from None
+        if told := self._room.look():  # before the first line is written
+            self.say(told)
         try:
             child = Child(self.plan)
         except OSError as error:
@@ -135,7 +138,6 @@ class Launch:
         beats = self.plan.folder / "heartbeat" if self.plan.heartbeat else None
         live = ShownSession(self.rules, paths, journal, machine=True, gpus=self.settings.gpus, heartbeats=beats)
         scene = self._scene = Scene(self.plan, child, live, self.say)
-        self._look_at_disk(scene)
         if self.settings.screen and self._show(scene, live) == "background":
             live.finish()
             self.say(f"the run goes on as process {child.pid}; see `ftdoctor watch {self.plan.folder}`")

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ftdoctor.diagnosis.attribution import attribute
 from ftdoctor.findings import Finding
 from ftdoctor.ruleset.load import load
 
 ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.timeout(400)  # whole runs of ftdoctor, on a machine that may be slow
 
 
 def finding(name: str, order: int, role: str = "cause", severity: str = "error") -> Finding:

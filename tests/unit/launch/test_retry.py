@@ -16,6 +16,7 @@ from ftdoctor.launch.plan import for_command
 from ftdoctor.retry import folder_of, without_options
 
 ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.timeout(400)  # whole runs of ftdoctor, on a machine that may be slow
 RECORDED = ROOT / "fixtures/failing/h100_oom/train.log"  # a real run on one H100
 TRAINER = '''\
 """Stands in for axolotl.cli.train: memory grows with the micro batch; a checkpoint is written before it runs out."""

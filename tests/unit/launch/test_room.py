@@ -15,13 +15,13 @@ from ftdoctor.launch.room import Room
 from ftdoctor.sources.files import expand
 
 ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.timeout(400)  # whole runs of ftdoctor, on a machine that may be slow
 TRAINER = """\
 import os, sys, time
 def step(n):
     print({"loss": f"{1.5 - n / 1000}", "grad_norm": "0.4", "learning_rate": "0.0002", "epoch": "0.1", "n": n}, flush=True)
 for n in range(50):
     step(n)
-time.sleep(1.5)  # ftdoctor looks at the disk once a second
 hog = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
 size = 1 << 16
 while size:

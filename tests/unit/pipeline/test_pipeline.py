@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from ftdoctor.cli.outcome import Outcome
-from ftdoctor.cli.pipeline import build_parser
+from ftdoctor.cli.pipeline import build_parser, main
 from ftdoctor.cli.stages import Done, Pipeline, refuse_while_running
-from ftdoctor.errors import InputError
+from ftdoctor.errors import InputError, UsageError
 from ftdoctor.events import GpuSample, Origin
 from ftdoctor.faces.page import Options
 from ftdoctor.findings import Diagnosis, Evidence, Finding, Fix, RunSummary
@@ -25,6 +25,7 @@ from ftdoctor.ruleset.load import load
 from ftdoctor.session import check
 
 ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.timeout(400)  # whole runs of ftdoctor, on a machine that may be slow
 YAML = """\
 base_model: org/model
 adapter: lora
@@ -175,6 +176,15 @@ def test_a_damaged_or_foreign_state_is_refused(place: Path) -> None:
     (place / "ftdoctor-runs/x/notes.txt").write_text("mine")
     with pytest.raises(InputError, match="something else"):
         played("--name", "x")
+
+
+def test_usage() -> None:
+    with pytest.raises(UsageError, match="runs where it is called"):
+        main(["config.yml", "--slurm"])
+    with pytest.raises(UsageError, match="no configuration"):
+        main([])
+    with pytest.raises(InputError, match="no such file"):
+        main(["config.yml", "--prompts", "none.jsonl"])
 
 
 def test_stamps(tmp_path: Path) -> None:
