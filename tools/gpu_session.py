@@ -38,6 +38,7 @@ from tools.calibrate_memory import prepare
 ROOT = Path(__file__).resolve().parent.parent
 FTDOCTOR = [sys.executable, "-m", "ftdoctor"]
 KEPT = ("train.log", "journal.jsonl", "diagnosis.json", "run.json")
+STUDENT = (0.0, 12.71, 4.303, 3.182, 2.776, 2.571)  # two-sided 95 %, by degrees of freedom
 QLORA: dict[str, Any] = {
     "base_model": "llama-1b", "tokenizer_type": "PreTrainedTokenizerFast", "chat_template": "llama3",
     "special_tokens": {"pad_token": "<|end_of_text|>"}, "datasets": [{"path": "chat.jsonl", "type": "chat_template"}],
@@ -176,7 +177,8 @@ def one_gpu(out: Path) -> None:
 
 
 def oom(out: Path) -> None:
-    """A batch that cannot fit, then the run that the fix makes of it."""
+    """A batch that cannot fit, then the run that the fix makes of it. One GPU: one process would spread over two."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "0"
     config = _config("oom", adapter="lora", load_in_4bit=False, deepspeed=None, micro_batch_size=16, sequence_len=4096,
                      gradient_checkpointing=False, max_steps=6)  # fmt: skip
     process = _launch(config, "oom", "--retry-with-fix", processes=1)
@@ -189,7 +191,7 @@ def oom(out: Path) -> None:
 
 
 def cost(out: Path, pairs: int = 5) -> None:
-    """`train_runtime` of the same run with and without ftdoctor: mean difference and its 95 % interval."""
+    """`train_runtime` of the same run with and without ftdoctor: mean difference, 95 % interval (Student)."""
     config = _config("cost", max_steps=150)
     bare = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(gpus()), "-m", "axolotl.cli.train"]
 
@@ -205,13 +207,13 @@ def cost(out: Path, pairs: int = 5) -> None:
         a, b = runtime(Path(f"ftdoctor-runs/cost{number}/train.log")), runtime(Path(f"bare{number}.log"))
         print(f"pair {number + 1}: with {a:.2f} s, without {b:.2f} s", flush=True)
         differences.append((a - b) / b)
-    mean, spread = statistics.mean(differences), statistics.stdev(differences)
-    student = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}[pairs]
-    half = student * spread / pairs**0.5
-    print(
-        f"cost: {mean:+.2%} of the training time, 95 % interval {mean - half:+.2%} to {mean + half:+.2%}, {pairs} pairs"
-    )
-    (out / "cost.json").write_text(json.dumps({"relative": differences, "mean": mean, "half_width": half}))
+        if number:
+            mean, spread = statistics.mean(differences), statistics.stdev(differences)
+            half = STUDENT[number] * spread / (number + 1) ** 0.5
+            print(
+                f"cost: {mean:+.2%} of the time, 95 % interval {mean - half:+.2%} to {mean + half:+.2%}, {number + 1} pairs"
+            )
+            (out / "cost.json").write_text(json.dumps({"relative": differences, "mean": mean, "half_width": half}))
 
 
 def batched(out: Path) -> None:
