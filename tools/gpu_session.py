@@ -210,9 +210,7 @@ def cost(out: Path, pairs: int = 5) -> None:
         if number:
             mean, spread = statistics.mean(differences), statistics.stdev(differences)
             half = STUDENT[number] * spread / (number + 1) ** 0.5
-            print(
-                f"cost: {mean:+.2%} of the time, 95 % interval {mean - half:+.2%} to {mean + half:+.2%}, {number + 1} pairs"
-            )
+            print(f"cost: {mean:+.2%}, 95 % interval {mean - half:+.2%} to {mean + half:+.2%}, {number + 1} pairs")
             (out / "cost.json").write_text(json.dumps({"relative": differences, "mean": mean, "half_width": half}))
 
 
