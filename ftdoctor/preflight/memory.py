@@ -5,7 +5,8 @@ Per GPU, in bytes (P parameters, V vocabulary, h hidden, i intermediate, L layer
     weights      2P in bf16; 0.516 per parameter of a linear layer in 4 bit (NF4 with double quantisation:
                  Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), embeddings and head stay in bf16
     adapter      16 per trained parameter in fp32 with Adam (weight 4, gradient 4, moments 8); 10 with 8-bit Adam
-    full, plain  8P between steps (bf16 weight, gradient, two moments) and 12P inside torch's multi-tensor Adam step
+    full, plain  8P between steps (bf16 weight, gradient, two moments) and 12P inside torch's multi-tensor Adam step;
+                 adamw_torch_fused works in place (not measured)
     full, ZeRO   20P: bf16 weight and gradient, fp32 gradient, master weight, moments (Rajbhandari et al. 2020,
                  https://arxiv.org/abs/1910.02054, with fp32 gradient accumulation), sharded by stage
     logits       12TV with frozen weights (bf16 and fp32 logits and both gradients), 18TV when the head is trained
@@ -172,15 +173,32 @@ def estimate(model: Shape, data: Mapping[str, Any], deepspeed: Mapping[str, Any]
         parts["activations"] = tokens * (34.0 * model.hidden if data.get("tiled_mlp") else free)
     if stage == 3:
         parts["gathered"] = 4.0 * model.vocab * model.hidden + 4.0 * model.block
-    elif (
-        not adapter and not stage and not eight_bit
-    ):  # inside the step the logits are gone and Adam has its temporaries
+    elif not adapter and not stage and not eight_bit and "fused" not in str(data.get("optimizer")):
+        # inside the step the logits are gone and Adam has its temporaries; the fused kernel has none
         within = 4.0 * trained
         if within > parts["logits"] + parts["activations"]:
             parts.pop("activations")
             parts.pop("logits")
             parts["optimizer step"] = within
     return Estimate({k: v / GIB for k, v in parts.items()}, load / GIB, host / GIB)
+
+
+def padded(data: Mapping[str, Any]) -> bool:
+    """Whether every batch is as long as sequence_len; else that is what the longest samples make of it."""
+    return data.get("sample_packing") is True or data.get("pad_to_sequence_len") is True
+
+
+def verdict(
+    model: Shape, data: Mapping[str, Any], deepspeed: Mapping[str, Any] | None, gpus: int, room: float
+) -> str:  # fmt: skip
+    """`fits`, `tight` or `does not fit` in `room` GiB; samples that are not padded may all be short: then `tight`."""
+    needed = estimate(model, data, deepspeed, gpus).needed(gpus)
+    if needed <= room:
+        return "fits" if needed <= 0.9 * room else "tight"
+    short = {**data, "sequence_len": int(data.get("sequence_len") or 512) // 8}
+    if not padded(data) and estimate(model, short, deepspeed, gpus).needed(gpus) <= room:
+        return "tight"
+    return "does not fit"
 
 
 def deepspeed_by_name(path: str) -> dict[str, Any] | None:
@@ -220,12 +238,12 @@ BAR = 40
 
 
 def bar(found: Estimate, gpus: int, room: float) -> str:
-    """`[WWWWLLLT......] W weights 15.0, L logits 5.9, ...`: the whole width is the GPU, `x` is what it lacks."""
+    """`[WWWWLLLT......] 79 GiB` and below it `W weights 15.0, L logits 5.9, ...`: the whole width is the GPU."""
     parts = {**{k: v * FRAGMENTATION for k, v in found.parts.items()}, "": CONTEXT + (NCCL if gpus > 1 else 0.0)}
     scale = BAR / max(room, sum(parts.values()))
     drawn = "".join(LETTERS.get(name, "c") * round(size * scale) for name, size in parts.items())[:BAR]
     told = ", ".join(f"{LETTERS[n]} {n} {v:.1f}" for n, v in found.parts.items() if v >= 0.05)
-    return f"[{drawn.ljust(BAR, '.')}] {told} GiB"
+    return f"[{drawn.ljust(BAR, '.')}] {max(room, sum(parts.values())):.0f} GiB\n{told}"
 
 
 def _eight_bit(model: Shape) -> float:

@@ -94,7 +94,7 @@ def _estimate(planned: Plan, deepspeed: Mapping[str, Any] | None) -> Seen:
     room, count = machine.memory, machine.count
     found = memory.estimate(model, planned.data, deepspeed, count)
     needed = found.needed(count)
-    verdict = "fits" if needed <= 0.9 * room else "tight" if needed <= room else "does not fit"
+    verdict = memory.verdict(model, planned.data, deepspeed, count, room)
     micro, longest = memory.largest(model, planned.data, deepspeed, count, room)
     most = (
         f"largest micro_batch_size here {micro}, longest sequence at micro batch 1: {longest}"
@@ -102,13 +102,17 @@ def _estimate(planned: Plan, deepspeed: Mapping[str, Any] | None) -> Seen:
         else ("nothing smaller fits either")
     )
     by = " (while the model is loaded)" if found.load > found.peak else ""
+    if verdict == "tight" and needed > room:
+        by += ", when the samples of a batch reach sequence_len"
     facts: dict[str, Scalar] = {
         "memory.verdict": verdict, "memory.needed": round(needed, 1), "memory.available": round(room, 1),
         "memory.host_needed": round(found.host), "memory.largest": most,
     }  # fmt: skip
     host = f", {found.host:.0f} GiB of host memory" if found.host >= 1 else ""
+    if planned.data.get("adapter") and planned.data.get("merge_method") == "legacy":  # the default goes shard by shard
+        facts["memory.merge_host"] = round(2.0 * (model.block * model.layers + model.embeddings) / memory.GIB)
     return Seen(
-        f"{verdict}: about {needed:.1f} of {room:.1f} GiB per GPU{by}{host}; {most}. {memory.bar(found, count, room)}",
+        f"{verdict}: about {needed:.1f} of {room:.1f} GiB per GPU{by}{host}; {most}\n{memory.bar(found, count, room)}",
         facts, {"fits": "good", "tight": "note"}.get(verdict, "bad"),
     )  # fmt: skip
 
@@ -131,7 +135,11 @@ def _environment(planned: Plan) -> list[Check]:
     if planned.data.get("wandb_project") and planned.data.get("use_wandb") is not False:
         found.append(Check("wandb", "environment", 3.0, lambda: environment.wandb(planned.data)))
     if planned.data.get("deepspeed"):
-        found.append(Check("deepspeed", "environment", 60.0, lambda: _in_training(planned, _deepspeed)))
+        found.append(
+            Check(
+                "deepspeed", "environment", environment.DEEPSPEED_SECONDS + 2, lambda: _in_training(planned, _deepspeed)
+            )
+        )
     offline = planned.offline or os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on")
     if base and not offline:
         cached = plan.model_config(planned.data, planned.folder) is not None

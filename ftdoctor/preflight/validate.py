@@ -34,7 +34,7 @@ def validate(
                 "bf16": machine.capability >= 8.0, "tf32": machine.capability >= 8.0, "fp8": machine.capability >= 8.9,
                 "compute_capability": f"sm_{round(machine.capability * 10)}",
             }  # fmt: skip
-    job = {"config": str(config), "capabilities": capabilities, "torch": None}
+    job = {"config": str(config), "capabilities": capabilities, "torch": None, "known": axolotl_version()}
     about = {"job": job, "files": [_text(p) for p in (WORKER, config, deepspeed) if p], "cwd": os.getcwd()}
     failed: list[str] = []
     result = kept.ask(python, about, lambda: _run(python, job, failed))

@@ -1,14 +1,20 @@
 """Axolotl's own validation of one YAML; run by the training environment's python, never imported by ftdoctor.
 
-Standard input: {"config": path, "capabilities": {...}, "torch": null or "2.11.0"}. The last line of standard output is
-{"axolotl": version, "error": text or null, "warnings": [...], "schema": {...}}; everything else Axolotl prints goes to
-standard error. With `--schema` nothing is read and the schema alone is printed: the names of all keys that the
-installed release reads, of the records inside them, and of its own plugins.
+Standard input: {"config": path, "capabilities": {...}, "torch": null or "2.11.0", "known": the version of a schema}.
+The last line of standard output is {"axolotl": version, "error": text or null, "warnings": [...], "light": bool,
+"schema": {...} unless known}; everything else Axolotl prints goes to standard error. With `--schema` nothing is read
+and the schema alone is printed: the names of all keys that the installed release reads, of the records inside them, and
+of its own plugins.
+
+Importing all that `axolotl.utils.config` names takes 12 s, most of it for loading models (every model class of
+transformers, scikit-learn, sympy), which validation never touches. Those two modules of Axolotl are replaced by empty
+ones, which leaves 4 s; where that does not work (plugins, another release) everything is imported.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import importlib.metadata
 import json
@@ -22,6 +28,13 @@ from typing import Any
 
 # records whose fields are read as they stand; others (fsdp_config) are rewritten before Axolotl looks at them
 NESTED = ("datasets", "test_datasets", "special_tokens")
+
+
+LOADING = {"axolotl.loaders.constants": "MULTIMODAL_AUTO_MODEL_MAPPING", "axolotl.loaders.utils": "load_model_config"}
+
+
+class _NeedsWhole(Exception):
+    """Validation asked for what was left out."""
 
 
 class _Warnings(logging.Handler):
@@ -98,6 +111,41 @@ def schema() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _left_out(*_: Any, **__: Any) -> Any:
+    raise _NeedsWhole
+
+
+def _leave_out() -> None:
+    for name, wanted in LOADING.items():
+        empty = types.ModuleType(name)
+        setattr(empty, wanted, _left_out)
+        sys.modules[name] = empty
+
+
+def _bring_back() -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "axolotl"]:
+        del sys.modules[name]
+
+
+def _validate(config: dict[str, Any], job: dict[str, Any]) -> None:
+    """Axolotl's own `validate_config`.
+
+    Raises:
+        Exception: whatever it refuses with.
+    """
+    import torch
+    from axolotl.utils.config import validate_config
+    from axolotl.utils.dict import DictDefault
+
+    given = DictDefault(config)
+    if given.plugins:
+        from axolotl.cli.config import prepare_plugins
+
+        prepare_plugins(given)
+    environment = {"torch_version": job.get("torch") or str(torch.__version__).split("+", maxsplit=1)[0]}
+    validate_config(given, capabilities=job["capabilities"], env_capabilities=environment)
+
+
 def main() -> None:
     """Read the job, validate, print the result."""
     if sys.argv[1:] == ["--schema"]:
@@ -111,29 +159,37 @@ def main() -> None:
     seen = _Warnings()
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import torch
         import yaml
-        from axolotl.utils.config import validate_config
-        from axolotl.utils.dict import DictDefault
 
         result["axolotl"] = importlib.metadata.version("axolotl")
-        logging.getLogger().addHandler(seen)
-        logging.getLogger("axolotl").addHandler(seen)
         try:
             with open(job["config"], encoding="utf-8") as handle:
-                config = DictDefault(yaml.safe_load(handle))
-            if config.plugins:
-                from axolotl.cli.config import prepare_plugins
-
-                prepare_plugins(config)
-            environment = {"torch_version": job.get("torch") or str(torch.__version__).split("+", maxsplit=1)[0]}
-            validate_config(config, capabilities=job["capabilities"], env_capabilities=environment)
-        except Exception as error:
-            result["error"] = f"{type(error).__name__}: {error}"[:4000]
-        try:
-            result["schema"] = schema()
-        except Exception as error:  # a release that is built otherwise: the shipped list is used
-            result["schema_error"] = f"{type(error).__name__}: {error}"[:300]
+                config = yaml.safe_load(handle)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            config, result["error"] = None, f"{type(error).__name__}: {error}"[:4000]
+        result["light"] = isinstance(config, dict) and not config.get("plugins")
+        if result["light"]:
+            _leave_out()
+        for name in ("", "axolotl"):
+            logging.getLogger(name).addHandler(seen)
+        if config is not None:
+            try:
+                try:
+                    _validate(copy.deepcopy(config), job)
+                except (_NeedsWhole, ImportError, AttributeError):
+                    if not result["light"]:
+                        raise
+                    _bring_back()
+                    result["light"], seen.seen = False, []
+                    _validate(config, job)
+            except Exception as error:
+                result["error"] = f"{type(error).__name__}: {error}"[:4000]
+        if job.get("known") != result["axolotl"]:
+            try:
+                _bring_back()
+                result["schema"] = schema()
+            except Exception as error:  # a release that is built otherwise: the shipped list is used
+                result["schema_error"] = f"{type(error).__name__}: {error}"[:300]
     result["warnings"] = list(dict.fromkeys(seen.seen))[:20]
     print(json.dumps(result))
 

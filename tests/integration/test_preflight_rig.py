@@ -10,9 +10,10 @@ import pytest
 from ftdoctor.cli import preflight
 from ftdoctor.preflight import environment
 from ftdoctor.preflight.machines import assume
-from ftdoctor.preflight.validate import validate
+from ftdoctor.preflight.validate import _ANY, _run, validate
 from ftdoctor.ruleset.load import shipped_dir
 from ftdoctor.training_python import TrainingPython
+from ftdoctor.upstream.schema import axolotl_version
 
 GUIDE = Path(__file__).parents[1] / "unit" / "preflight" / "guide.yml"
 RECIPES = sorted(shipped_dir("configs").glob("*.yml"))
@@ -25,6 +26,17 @@ def test_axolotl_accepts_each_recipe(recipe: Path, training_python: Path) -> Non
     count, _, size = recipe.stem.rpartition("-")[2].partition("x")
     seen = validate(TrainingPython(str(training_python), "here"), recipe, assume(f"{count}x{CARDS[size]}"))
     assert seen.facts.get("axolotl.accepted") is True, seen.summary
+
+
+@pytest.mark.rig
+def test_validation_leaves_model_loading_out(training_python: Path) -> None:
+    """What makes a first preflight short: a third of the import, and the same verdict and warnings."""
+    job = {"config": str(GUIDE), "capabilities": {**_ANY, "n_gpu": 4}, "torch": None, "known": axolotl_version()}
+    result = _run(TrainingPython(str(training_python), "here"), job, [])
+    assert result is not None
+    assert result["light"] is True
+    assert result["error"] is None
+    assert any("flash_attention" in text for text in result["warnings"])
 
 
 @pytest.mark.rig

@@ -66,8 +66,35 @@ def test_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert judged(tmp_path, capsys, "8xA100-80GB", adapter="qlora", load_in_4bit=True) == (0, [])
     code, findings = judged(tmp_path, capsys, "1xA100-80GB")  # full, one GPU: 8B x 12 bytes
     assert (code, [f["id"] for f in findings]) == (1, ["cuda-oom"])
-    code, findings = judged(tmp_path, capsys, "2x24GB", adapter="lora", micro_batch_size=8)
+    code, findings = judged(tmp_path, capsys, "2x24GB", adapter="lora", micro_batch_size=8, sample_packing=True)
     assert code == 1
+    assert "micro_batch_size" in str(findings[0]["fixes"][0]["config_patch"])
+
+
+def test_short_samples_may_fit_where_full_ones_do_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys: dict[str, Any] = {"adapter": "lora", "micro_batch_size": 8, "sequence_len": 8192}
+    code, findings = judged(tmp_path, capsys, "8xA100-80GB", **keys, pad_to_sequence_len=True)
+    assert (code, findings[0]["severity"]) == (1, "error")
+    code, findings = judged(tmp_path, capsys, "8xA100-80GB", **keys)
+    assert (code, findings[0]["severity"]) == (0, "warning")
+
+
+def test_the_fused_optimizer_works_in_place() -> None:
+    model = memory.preset("Llama-3.1-8B")
+    assert model is not None
+    data: dict[str, Any] = {"micro_batch_size": 1, "sequence_len": 1024, "optimizer": "adamw_torch"}
+    plain = memory.estimate(model, data, None, 1).peak
+    assert memory.estimate(model, {**data, "optimizer": "adamw_torch_fused"}, None, 1).peak < 0.75 * plain
+
+
+def test_a_merge_that_loads_the_whole_model_needs_the_memory(tmp_path: Path) -> None:
+    from ftdoctor.preflight import suite
+    from ftdoctor.preflight.machines import assume
+
+    data = {"base_model": "meta-llama/Llama-3.1-70B", "adapter": "lora", "micro_batch_size": 1, "sequence_len": 512}
+    for method, expected in (("legacy", 131), (None, None)):
+        planned = suite.Plan(tmp_path / "c.yml", {**data, "merge_method": method}, assume("8xA100-80GB"), None)
+        assert suite._estimate(planned, None).facts.get("memory.merge_host") == expected
 
 
 def test_70b_qlora_under_zero3_is_held_whole_by_each_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
