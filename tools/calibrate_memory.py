@@ -1,6 +1,7 @@
 """Measure the peak GPU memory of real Axolotl fine-tunes over many configurations, to hold the memory estimate against.
 
     PYTHON_WITH_AXOLOTL -m tools.calibrate_memory --out peaks.jsonl [--seconds 540]
+    python -m tools.calibrate_memory --report       # the error on the runs of fixtures/memory, each held out
 
 Runs in the training environment on a machine with one CUDA GPU. Models are Llama-shaped with random weights, written
 once per shape; samples are padded to `sequence_len`, so every batch is as large as it can be. Each configuration is one
@@ -153,11 +154,21 @@ def in_time(folder: Path, number: int, end: float) -> dict[str, Any] | None:
 def main() -> int:
     """All configurations, small models side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--report", action="store_true", help="print the error on the measured runs; nothing is measured"
+    )
     parser.add_argument("--folder", type=Path, default=Path("/tmp/calibrate"))
     parser.add_argument("--seconds", type=float, default=540)
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES))
     options = parser.parse_args()
+    if options.report:
+        from tools import memory_report
+
+        print(memory_report.page(memory_report.runs(options.out or memory_report.MEASURED)))
+        return 0
+    if options.out is None:
+        parser.error("--out is missing")
     options.folder.mkdir(parents=True, exist_ok=True)
     end = time.time() + options.seconds
     side_by_side = {"tiny-0.2b": 3, "llama-1b": 4, "llama-3b": 2, "llama-8b": 1}

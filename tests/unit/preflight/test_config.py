@@ -283,7 +283,7 @@ def test_what_does_not_fit_gets_the_smaller_batch_first(tmp_path: Path, capsys: 
     )  # fmt: skip
     (tmp_path / "config.yml").write_text(
         f"base_model: {model}\nadapter: lora\nbf16: true\nsequence_len: 4096\nmicro_batch_size: 16\n"
-        "gradient_accumulation_steps: 1\nlora_r: 16\n"
+        "gradient_accumulation_steps: 1\nlora_r: 16\npad_to_sequence_len: true\n"
     )
     assert main([str(tmp_path / "config.yml"), "--only", "memory", "--assume", "1xA100-80GB", "--format", "json"]) == 1
     found = json.loads(capsys.readouterr().out)["findings"]

@@ -122,3 +122,25 @@ def test_a_deepspeed_file_that_is_not_here_is_read_by_its_name(
     assert memory.deepspeed_by_name("mine.json") is None
     code, findings = judged(tmp_path, capsys, "8xA100-80GB", deepspeed="deepspeed_configs/zero3_bf16.json")
     assert (code, findings) == (0, [])
+
+
+def test_the_published_error_is_the_present_one_and_small_with_each_run_held_out() -> None:
+    from tools import memory_report
+
+    measured = memory_report.runs(MEASURED)
+    out = [abs(error) for error in memory_report.errors(measured, memory_report.held_out(measured))]
+    assert statistics.median(out) < 0.10
+    assert max(out) < 0.25
+    assert memory_report.PAGE.read_text(encoding="utf-8") == memory_report.page(measured)
+
+
+def test_a_run_that_is_held_out_says_nothing_of_itself() -> None:
+    from dataclasses import replace
+
+    from tools import memory_report
+
+    measured = memory_report.runs(MEASURED)
+    spoilt = [replace(measured[0], peak=measured[0].peak * 3), *measured[1:]]
+    before, after = memory_report.held_out(measured), memory_report.held_out(spoilt)
+    assert after[0] == pytest.approx(before[0])
+    assert after[3] != pytest.approx(before[3])
