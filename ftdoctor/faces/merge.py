@@ -28,7 +28,11 @@ def render(diagnosis: Diagnosis, proof: Proof, options: Options) -> str:
     report = text.render(replace(diagnosis, outcomes=judged), options)
     if diagnosis.verdict == "healthy":
         head = Page(options)
-        head.line((f"{head.glyph('healthy')} PROVEN  ", "good"), (_proven(proof), "strong"))
+        if left := proof.count("unproven"):
+            there = f"{len(proof.targets)} modules are base + adapter; {left} tensors not covered"
+            head.line((f"{head.glyph('unknown')} PROVEN IN PART  ", "warn"), (there, "strong"))
+        else:
+            head.line((f"{head.glyph('healthy')} PROVEN  ", "good"), (_proven(proof), "strong"))
         report = head.text()
     return report.rstrip("\n") + "\n\n" + page.text()
 

@@ -30,7 +30,11 @@ SCALED = {"A", "B", "embedding_A", "embedding_B"}
 
 @dataclass(slots=True)
 class Change:
-    """What the adapter does to one tensor. `kind`: lora | dora | embedding | replace | rows."""
+    """What the adapter does to one tensor. `kind`: lora | dora | embedding | bias | replace | rows.
+
+    `value` is the whole tensor that replaces the model's, the rows, the update of a bias, or, beside A and B, the
+    tensor that they were trained on (an embedding that was resized, then adapted).
+    """
 
     module: str
     kind: str
@@ -124,13 +128,14 @@ def read_adapter(folder: str) -> Adapter:
 def _sort(adapter: Adapter) -> None:
     """Fill `changes`: from the adapter's tensors to changes, by module."""
     config = adapter.config
+    whole: dict[str, Change] = {}
     for tensor in adapter.weights.tensors.values():
         name = _WRAPPERS.sub("", tensor.name)
         name = name.removeprefix("base_model.model.")
         if found := _LORA.match(name):
             module, part = found["module"], found["part"]
             if (found["rest"] or "").endswith("bias"):
-                adapter.unproven.append(f"{tensor.name}: lora_bias is not proven")
+                adapter.changes[f"{module}.bias"] = Change(module, "bias", value=tensor)
                 continue
             change = adapter.changes.setdefault(f"{module}.weight", Change(module, "lora"))
             if part in ("A", "embedding_A"):
@@ -149,11 +154,16 @@ def _sort(adapter: Adapter) -> None:
             adapter.changes[f"{found['module']}.weight"] = Change(found["module"], "rows", value=tensor, indices=rows)
         elif found := _SAVED.match(name):
             full = f"{found['module']}.{found['leaf']}"
-            adapter.changes[full] = Change(found["module"], "replace", value=tensor)
+            whole[full] = Change(found["module"], "replace", value=tensor)
         elif name.endswith((".weight", ".bias")):
-            adapter.changes[name] = Change(name.rpartition(".")[0], "replace", value=tensor)
+            whole[name] = Change(name.rpartition(".")[0], "replace", value=tensor)
         else:
             adapter.unproven.append(f"{tensor.name}: a kind of tensor that is not known")
+    for name, change in whole.items():
+        if (there := adapter.changes.get(name)) is not None and there.kind in ("lora", "embedding"):
+            there.value = change.value
+        else:
+            adapter.changes[name] = change
     parents = tuple(str(p).rpartition(".")[0] for p in config.get("target_parameters") or ())
     for name, change in list(adapter.changes.items()):
         if parents and f".{change.module}".endswith(tuple(f".{p}" for p in parents)):
@@ -168,6 +178,9 @@ def _sort(adapter: Adapter) -> None:
             change.scaling = scaling(config, change.module, change.rank)
             if change.magnitude is not None:
                 change.kind = "dora"
+    for change in adapter.changes.values():
+        if change.kind == "bias" and (weight := adapter.changes.get(f"{change.module}.weight")) is not None:
+            change.scaling = weight.scaling
 
 
 def locate(wanted: str, names: Iterable[str], tails: dict[str, list[str]] | None = None) -> str | None:
@@ -239,8 +252,24 @@ class Update:
         return stretched
 
 
-def update_of(change: Change, base: Tensor, config: dict[str, Any]) -> Update | str:
+@dataclass(slots=True)
+class Shift:
+    """The update of a bias (PEFT's `lora_bias`): the bias of B, scaled."""
+
+    value: Floats
+
+    def rows(self, first: int, last: int, base: Floats) -> Floats:
+        """As in `Update`; a bias is one row."""
+        return self.value.reshape(1, -1)[first:last]
+
+
+def update_of(change: Change, base: Tensor, config: dict[str, Any]) -> Update | Shift | str:
     """The update for `base`, or in words why the shapes do not fit."""
+    if change.kind == "bias":
+        assert change.value is not None
+        if change.value.shape != base.shape:
+            return f"base is {list(base.shape)}, the adapter's bias is {list(change.value.shape)}"
+        return Shift(change.value.whole() * np.float32(change.scaling))
     assert change.a is not None
     assert change.b is not None
     if len(base.shape) != 2 or len(change.a.shape) != 2 or len(change.b.shape) != 2:

@@ -202,7 +202,7 @@ def facts(proof: Proof) -> dict[str, Scalar]:
         "stage": "merge",
         "proof.tensors": len(proof.rows),
         "proof.targets": len(rows),
-        "proof.updates": sum(r["kind"] in ("lora", "dora", "embedding") for r in rows),
+        "proof.updates": sum(r["kind"] in ("lora", "dora", "embedding", "bias") for r in rows),
         "proof.applied": sum(r["verdict"] in ("ok", "quantized") for r in rows),
         "proof.same": verdicts["same"],
     }

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ftdoctor.merging.adapter import Update
-from ftdoctor.merging.nf4 import BLOCK, nf4
+from ftdoctor.merging.adapter import Shift, Update
+from ftdoctor.merging.nf4 import BLOCKS, nf4
 from ftdoctor.merging.tensors import SPACING, Floats, Tensor, not_finite, rounded
 
+SAMPLE = 1 << 16  # elements that tell the block size of NF4
 ELEMENTS = 1 << 18  # of a block: its float32 copies stay in the cache
 OFF_SHARE = 1e-3  # of the elements may be outside the tolerance
 DAMAGE_SHARE = 0.1  # fewer elements than that are off: the tensor was damaged, not merged from something else
@@ -110,8 +111,17 @@ def block_rows(tensor: Tensor, elements: int = ELEMENTS) -> int:
     return max(1, elements // max(tensor.columns, 1))
 
 
-def compare(base: Tensor, merged: Tensor, update: Update | None, quantized: bool = False) -> Measured:
-    """Measure `merged` against `base` + `update`; tensors of one shape. `quantized`: look for NF4 as well.
+def nf4_block(base: Tensor, merged: Tensor, update: Update | Shift | None) -> int:
+    """The block size with which NF4 explains the beginning of a matrix best."""
+    last = min(base.rows, max(1, SAMPLE // max(base.columns, 1)))
+    old, new = base.read(0, last), merged.read(0, last)
+    delta = 0 if update is None else update.rows(0, last, old)
+    left = {block: _dot(rest, rest) for block in BLOCKS for rest in [new - delta - nf4(old, block)]}
+    return min(left, key=lambda block: left[block])
+
+
+def compare(base: Tensor, merged: Tensor, update: Update | Shift | None, block: int = 0) -> Measured:
+    """Measure `merged` against `base` + `update`; tensors of one shape. `block`: look for NF4 of this block size too.
 
     Raises:
         EOFError: a file ends before its header says.
@@ -121,8 +131,8 @@ def compare(base: Tensor, merged: Tensor, update: Update | None, quantized: bool
     if SPACING[base.dtype][0] > relative and base.dtype != merged.dtype:
         relative, least = SPACING[base.dtype]
     step = block_rows(base)
-    if quantized:
-        step = max(1, step - step % BLOCK) if step >= BLOCK else step
+    if block:
+        step = max(1, step - step % block) if step >= block else step
     for first in range(0, base.rows, step):
         last = min(first + step, base.rows)
         data = merged.raw(first, last)
@@ -137,8 +147,8 @@ def compare(base: Tensor, merged: Tensor, update: Update | None, quantized: bool
             delta = update.rows(first, last, old)
             expected = rounded(old + delta, merged.dtype)
         _sum(found, old, new, expected, delta, relative, least)
-        if quantized:
-            grid = nf4(old)
+        if block:
+            grid = nf4(old, block)
             noise = grid - old
             left = new - rounded(grid if delta is None else grid + delta, merged.dtype)
             found.qq += _dot(noise, noise)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ftdoctor.merging.adapter import Adapter, Change, locate, tails_of, update_of
-from ftdoctor.merging.compare import Measured, block_rows, compare
+from ftdoctor.merging.compare import OFF_SHARE, Measured, block_rows, compare, nf4_block
 from ftdoctor.merging.tensors import Checkpoint, Tensor, not_finite
 
 _BUFFERS = re.compile(r"(?:rotary_emb\.inv_freq|\.attn\.(?:bias|masked_bias)|position_ids)$")
@@ -156,6 +156,8 @@ def _row(name: str, change: Change | None, found: Measured, verdict: str, detail
 
 def _updated(job: Plan, name: str, merged: Tensor, base: Tensor, change: Change) -> Row:
     assert job.adapter is not None
+    if change.value is not None and change.kind in ("lora", "dora", "embedding"):
+        base = change.value
     update = update_of(change, base, job.adapter.config)
     if isinstance(update, str):
         return Row(name, change.kind, "shape", change.rank, change.scaling, detail=update)
@@ -167,7 +169,7 @@ def _updated(job: Plan, name: str, merged: Tensor, base: Tensor, change: Change)
     if (
         verdict in ("wrong", "damaged") and len(base.shape) == 2
     ):  # rare, so the price of a second pass is paid only here
-        found = compare(base, merged, update, quantized=True)
+        found = compare(base, merged, update, nf4_block(base, merged, update))
         verdict = found.verdict()
     return _row(name, change, found, verdict)
 
@@ -190,7 +192,7 @@ def _kept(job: Plan, name: str, merged: Tensor, base: Tensor, change: Change | N
         if nan or inf:
             return Row(name, "none", "not-finite", detail=f"{nan} NaN, {inf} infinite, as in the base")
         return Row(name, "none", "same")
-    found = compare(base, merged, None, quantized=len(base.shape) > 1)
+    found = _unchanged(base, merged)
     if found.nan or found.inf:
         return _row(name, change, found, "not-finite")
     allowed = len(change.indices) * base.columns if change is not None else 0
@@ -200,6 +202,14 @@ def _kept(job: Plan, name: str, merged: Tensor, base: Tensor, change: Change | N
     if job.adapter is None or not job.adapter.changes or job.adapter.unproven:
         return _row(name, change, found, "unproven", "differs from the base, and the adapter's part is not known")
     return _row(name, change, found, verdict if verdict in ("quantized", "damaged") else "changed")
+
+
+def _unchanged(base: Tensor, merged: Tensor) -> Measured:
+    """Measured without an update; with a look for NF4 where the two differ."""
+    found = compare(base, merged, None)
+    if len(base.shape) < 2 or found.nan or found.inf or found.off <= OFF_SHARE * found.count:
+        return found
+    return compare(base, merged, None, nf4_block(base, merged, None))
 
 
 def _replaced(name: str, merged: Tensor, base: Tensor | None, change: Change) -> Row:
@@ -212,7 +222,7 @@ def _replaced(name: str, merged: Tensor, base: Tensor | None, change: Change) ->
         kept = base is not None and base.shape == merged.shape
         text = f"adapter {list(value.shape)}, merged {list(merged.shape)}"
         return Row(name, "replace", "lost-rows" if kept and _EMBEDDING.search(name) else "shape", detail=text)
-    found = compare(value, merged, None, quantized=len(value.shape) > 1)
+    found = _unchanged(value, merged)
     verdict = found.verdict()
     if verdict == "zero":
         verdict = "ok"

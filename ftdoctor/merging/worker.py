@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from ftdoctor.merging.adapter import read_adapter
-from ftdoctor.merging.proof import as_dict, plan, prove
+from ftdoctor.merging.proof import Plan, as_dict, plan, prove
 from ftdoctor.merging.tensors import read_checkpoint
 from ftdoctor.merging.tokenizer import _json
 
@@ -22,11 +23,8 @@ def say(event: str, **values: Any) -> None:
     sys.stdout.flush()
 
 
-def main() -> None:
-    """Run one job."""
-    from pathlib import Path
-
-    job = json.load(sys.stdin)
+def prepare(job: dict[str, Any]) -> Plan:
+    """Headers of the three folders, matched."""
     merged = read_checkpoint(job["merged"])
     base = read_checkpoint(job["base"]) if job.get("base") else None
     adapter = read_adapter(job["adapter"]) if job.get("adapter") else None
@@ -35,9 +33,15 @@ def main() -> None:
     tied = config.get("tie_word_embeddings", nested.get("tie_word_embeddings") if isinstance(nested, dict) else None)
     if tied is None:  # the default of the architecture is not known here: the files tell
         tied = base is not None and not any(n.endswith("lm_head.weight") for n in base.tensors)
-    work = plan(merged, base, adapter, bool(tied), False)
-    total = sum(t.size for t in merged.tensors.values())
-    say("plan", tensors=len(work.pairs), bytes=total, missing=len(work.missing))
+    return plan(merged, base, adapter, bool(tied), False)
+
+
+def main() -> None:
+    """Run one job."""
+    job = json.load(sys.stdin)
+    work = prepare(job)
+    merged = work.merged
+    say("plan", tensors=len(work.pairs), bytes=merged.size, missing=len(work.missing))
     done = 0
     for row in prove(work, int(job.get("threads", 2))):
         tensor = merged.tensors.get(row.name)
