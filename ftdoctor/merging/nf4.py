@@ -12,7 +12,7 @@ import numpy as np
 from ftdoctor.merging.tensors import Floats
 
 BLOCKS = (64, 128, 256, 512, 1024, 2048, 4096)
-"""Values that share a scale: 64 unless `bnb_config_kwargs` or the platform says otherwise (bitsandbytes allows these)."""
+"""Values that share a scale; bitsandbytes allows these, and takes 64 unless told otherwise."""
 LEVELS = np.array(
     [
         -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
