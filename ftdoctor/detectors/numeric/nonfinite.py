@@ -27,13 +27,15 @@ def non_finite(context: NumericContext, numbers: Numbers) -> Result:
     """Loss or gradients are NaN or infinite and stay so.
 
     Fires on: `loss_run` non-finite losses in a row; `grad_nan_run` NaN (or `grad_inf_run` infinite) gradient norms in
-    a row; one NaN gradient after which the logged loss is exactly 0; all evaluation losses NaN (`evals` of them at
-    least). Heartbeats show each rank's own loss and norm at every step, before the filter (`step_loss`,
-    `step_grad_norm`): `step_run` losses in a row that are not finite, or gradients as above.
+    a row; one NaN gradient after which the logged loss is exactly 0; a last point whose gradient is NaN and whose loss
+    is NaN or exactly 0; all evaluation losses NaN (`evals` of them at least); a NaN average at the end.
+
+    Heartbeats show each rank's own loss and norm at every step, before the filter (`step_loss`, `step_grad_norm`):
+    `step_run` losses in a row that are not finite, or gradients as above.
     """
     n = {**NON_FINITE, **numbers}
     series = context.series
-    if not {"loss", "grad_norm", "eval_loss", "step_loss"} & series.keys():
+    if not {"loss", "grad_norm", "eval_loss", "step_loss", "train_loss"} & series.keys():
         return Missing(("loss",))
     loss = series.get("loss")
     if loss is not None and loss.nonfinite:
@@ -46,6 +48,13 @@ def non_finite(context: NumericContext, numbers: Numbers) -> Result:
         found = _gradients(grad, loss, n)
         if found is not None:
             return found
+    if loss is not None and grad is not None and len(loss) and len(grad) and math.isnan(grad.values[-1]):
+        last = paired(grad, loss).get(len(grad) - 1)
+        if last is not None and (last == 0.0 or math.isnan(last)):
+            return _judgement("grad_norm", grad, len(grad) - 1, len(grad) - 1, 1)
+    average = series.get("train_loss")
+    if average is not None and average.nonfinite and math.isnan(average.values[-1]):
+        return _judgement("train_loss", average, len(average) - 1, len(average) - 1, 1)
     own = series.get("step_loss")
     if own is not None and own.nonfinite:
         start, length = longest_run([not math.isfinite(v) for v in own.values])
@@ -60,7 +69,7 @@ def non_finite(context: NumericContext, numbers: Numbers) -> Result:
     if evals is not None and evals.nonfinite and not _nothing_learned(series):
         flags = [not math.isfinite(v) for v in evals.values]
         tail = tail_run(flags)
-        if tail >= n["evals"] or (tail == len(flags) and loss is not None and len(loss) >= 3):
+        if tail >= n["evals"] or (tail == len(flags) and loss is not None and len(loss) >= 1):
             return _judgement("eval_loss", evals, len(flags) - tail, len(flags) - 1, tail)
     return None
 
@@ -126,7 +135,7 @@ def exact_zero_loss(context: NumericContext, numbers: Numbers) -> Result:
     n = {**ZERO_LOSS, **numbers}
     loss = context.series.get("loss")
     if loss is None:
-        return Missing(("loss",))
+        return _zero_average(context) or Missing(("loss",))
     if len(loss) < n["points"]:
         return TOO_FEW
     zero = [v == 0.0 for v in loss.values]
@@ -147,6 +156,17 @@ def exact_zero_loss(context: NumericContext, numbers: Numbers) -> Result:
         return None
     values: dict[str, object] = {"zeros": sum(zero), "total": len(zero), "step": _step(loss, first)}
     return Judgement("error", values, "loss", first, len(zero) - 1)
+
+
+def _zero_average(context: NumericContext) -> Judgement | None:
+    """The Trainer's last line alone: an average of exactly 0 over a minute of training and more.
+
+    A run that resumes at its own end prints 0.0 as well, after a moment.
+    """
+    average, runtime = context.series.get("train_loss"), context.series.get("train_runtime")
+    if not average or not runtime or average.values[-1] != 0.0 or runtime.values[-1] < 60 or context.task == "rl":
+        return None
+    return Judgement("error", {"zeros": 1, "total": 1, "step": None}, "train_loss", len(average) - 1, len(average) - 1)
 
 
 def grad_norm_zero(context: NumericContext, numbers: Numbers) -> Result:
