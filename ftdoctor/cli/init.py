@@ -44,13 +44,14 @@ def main(argv: Sequence[str]) -> int:
     """Run the verb: 0 written or listed, 2 usage."""
     options = build_parser().parse_args(argv)
     from ftdoctor.errors import UsageError
+    from ftdoctor.faces.terminal import width, wrap
     from ftdoctor.ruleset.load import shipped_dir
 
     folder = shipped_dir("configs")
     recipes = {path.stem: path for path in sorted(folder.glob("*.yml"))}
     if options.list or not options.recipe:
         for name, path in recipes.items():
-            print(f"{name}\n    {_about(path)}")
+            print("\n".join([name, *(f"    {line}" for line in wrap(_about(path), width() - 4))]))
         return 0
     if options.recipe not in recipes:
         raise UsageError("no such recipe", options.recipe, f"choose one of {', '.join(recipes)}")

@@ -106,3 +106,63 @@ def consumer(name: str, count: int) -> str:
     if count < 2 or not re.search(r"(?i)RTX\s*(?:40|50)[5-9]0\b", name):
         return ""
     return "these cards have no peer-to-peer access: Axolotl sets NCCL_P2P_DISABLE=1, set it for other launchers"
+
+
+ACS = 0x000D  # extended capability: Access Control Services (PCI Express Base Specification, 7.7.11)
+REDIRECT = 0x0C  # P2P request and completion redirect, in its control register
+_ADDRESS = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+
+
+def pcie(folder: Path = Path("/sys/bus/pci/devices"), cpuinfo: Path = Path("/proc/cpuinfo")) -> Seen:
+    """Bridges above the GPUs that send traffic between them through the CPU: fact `pcie.acs`.
+
+    With Access Control Services redirecting, peer-to-peer copies are slow or hang NCCL on bare metal; a virtual machine
+    does not see the setting of its host.
+    """
+    try:
+        cards = [place for place in sorted(folder.iterdir()) if _is_gpu(place)]
+    except OSError:
+        return Seen("not known: no PCI devices here", {}, "absent")
+    if len(cards) < 2:
+        return Seen(f"{len(cards)} NVIDIA GPU{'' if len(cards) == 1 else 's'}: nothing to meet", {}, "absent")
+    bridges = sorted({name for card in cards for name in card.resolve().parent.parts if _ADDRESS.fullmatch(name)})
+    states = {name: _redirects(folder / name / "config") for name in bridges}
+    if redirecting := [name for name, state in states.items() if state]:
+        told = f"{', '.join(redirecting[:4])}{' ...' if len(redirecting) > 4 else ''}"
+        return Seen(
+            f"Access Control Services of {told} send GPU-to-GPU traffic through the CPU: slow, and NCCL may hang",
+            {"pcie.acs": told}, "note",
+            "on bare metal switch ACS off in the BIOS or with setpci; until then NCCL_P2P_DISABLE=1 avoids a hang",
+        )  # fmt: skip
+    if states and all(state is None for state in states.values()):
+        return Seen("Access Control Services: only root can read them", {}, "absent")
+    if " hypervisor" in (cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""):
+        return Seen("a virtual machine: Access Control Services are its host's", {}, "absent")
+    return Seen("no bridge redirects GPU-to-GPU traffic", {})
+
+
+def _is_gpu(place: Path) -> bool:
+    try:
+        kind, vendor = ((place / name).read_text(encoding="ascii").strip() for name in ("class", "vendor"))
+    except (OSError, ValueError):
+        return False
+    return vendor == "0x10de" and kind[:6] in ("0x0300", "0x0302")
+
+
+def _redirects(config: Path) -> bool | None:
+    """Whether a device's ACS redirect; None when the configuration space cannot be read whole."""
+    try:
+        space = config.read_bytes()
+    except OSError:
+        return None
+    if len(space) <= 0x100:
+        return None
+    at = 0x100
+    for _ in range(64):  # a damaged list must not go on for ever
+        head = int.from_bytes(space[at : at + 4], "little")
+        if head & 0xFFFF == ACS:
+            return bool(int.from_bytes(space[at + 6 : at + 8], "little") & REDIRECT)
+        at = (head >> 20) & 0xFFC
+        if at < 0x100:
+            return False
+    return False

@@ -132,6 +132,7 @@ def _environment(planned: Plan) -> list[Check]:
     ]
     if planned.machine is None:
         found.insert(0, Check("topology", "environment", network.SECONDS + 2, network.topology))
+        found.insert(1, Check("pcie", "environment", 5.0, network.pcie))
     if planned.data.get("wandb_project") and planned.data.get("use_wandb") is not False:
         found.append(Check("wandb", "environment", 3.0, lambda: environment.wandb(planned.data)))
     if planned.data.get("deepspeed"):

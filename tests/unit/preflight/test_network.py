@@ -153,3 +153,59 @@ def test_the_size_of_cached_and_known_data(tmp_path: Path, monkeypatch: pytest.M
     known = sizes.of({"datasets": [{"path": "yahma/alpaca-cleaned"}]}, tmp_path)
     assert known is not None
     assert known.rows == 51760
+
+
+def _card(devices: Path, root: Path, path: str, kind: str = "0x030200", vendor: str = "0x10de") -> Path:
+    """A device of the PCI tree: its place below `root`, the link in `devices`."""
+    place = root / path
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "class").write_text(kind + "\n")
+    (place / "vendor").write_text(vendor + "\n")
+    link = devices / place.name
+    if not link.exists():
+        link.symlink_to(place)
+    return place
+
+
+def _space(control: int | None, whole: bool = True) -> bytes:
+    """A configuration space: another capability first, then Access Control Services with this control register."""
+    space = bytearray(4096 if whole else 64)
+    if whole:
+        space[0x100:0x104] = (0x0001 | (1 << 16) | (0x148 << 20)).to_bytes(4, "little")
+        if control is not None:
+            space[0x148:0x14C] = (0x000D | (1 << 16)).to_bytes(4, "little")
+            space[0x14E:0x150] = control.to_bytes(2, "little")
+    return bytes(space)
+
+
+@pytest.mark.parametrize(
+    ("control", "whole", "virtual", "state", "says"),
+    [
+        (0x1D, True, False, "note", "0000:00:01.0"),
+        (0x01, True, False, "good", "no bridge redirects"),
+        (None, True, False, "good", "no bridge redirects"),
+        (None, True, True, "absent", "virtual machine"),
+        (0x1D, False, False, "absent", "only root"),
+    ],
+)
+def test_access_control_services(
+    control: int | None, whole: bool, virtual: bool, state: str, says: str, tmp_path: Path
+) -> None:
+    devices, root = tmp_path / "devices", tmp_path / "tree"
+    devices.mkdir()
+    bridge = _card(devices, root, "pci0000:00/0000:00:01.0", "0x060400", "0x8086")
+    (bridge / "config").write_bytes(_space(control, whole))
+    for card in ("0000:01:00.0", "0000:02:00.0"):
+        _card(devices, root, f"pci0000:00/0000:00:01.0/{card}")
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("flags : fpu vme" + (" hypervisor" if virtual else "") + "\n")
+    seen = network.pcie(devices, cpuinfo)
+    assert (seen.state, says in seen.summary) == (state, True), seen.summary
+    assert ("pcie.acs" in seen.facts) == (state == "note")
+
+
+def test_access_control_services_matter_between_gpus_only(tmp_path: Path) -> None:
+    _card(tmp_path, tmp_path / "tree", "pci0000:00/0000:01:00.0")
+    _card(tmp_path, tmp_path / "tree", "pci0000:00/0000:02:00.0", vendor="0x1002")
+    assert "nothing to meet" in network.pcie(tmp_path, tmp_path / "none").summary
+    assert network.pcie(tmp_path / "absent").state == "absent"
