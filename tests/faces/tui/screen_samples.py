@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import math
 import re
 import time
@@ -11,15 +12,21 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from ftdoctor import findings
+from ftdoctor.diagnosis import limits
 from ftdoctor.events import Event, FactLearned, GpuSample, Origin
+from ftdoctor.faces import curves
+from ftdoctor.faces.tui import frame as frames
 from ftdoctor.faces.tui.app import DoctorApp
-from ftdoctor.faces.tui.frame import Camera, Frame
+from ftdoctor.faces.tui.frame import Camera, Frame, Gpu
 from ftdoctor.faces.tui.widgets.log import LogView
 from ftdoctor.live import LiveSession
 from ftdoctor.ruleset.load import load
+from ftdoctor.run_model import outlook
 
 ROOT = Path(__file__).parents[3]
 FIXTURES = ROOT / "fixtures"
+FRAMES = Path(__file__).parent / "frames"
 # a few rules only, so that a new rule does not change every picture
 RULES = (
     "config-invalid",
@@ -78,6 +85,53 @@ def frame_of(live: LiveSession, gpus: int = 0, ended: bool = False, **more: Any)
     camera = Camera(live)
     camera.take(NOW - 754, False)  # the findings appeared twelve minutes ago
     return camera.take(NOW, ended)
+
+
+def recorded(name: str, gpus: int = 0, ended: bool = False, lost: int | None = None) -> Frame:
+    """A frame as it was once: pictures do not change with the words of a rule or the judgement of a detector."""
+    frame: Frame = _made(json.loads((FRAMES / f"{name}.json").read_text(encoding="utf-8")))
+    samples: dict[int, list[GpuSample]] = {}
+    for event in gpu_events(gpus, lost=lost):
+        if isinstance(event, GpuSample):
+            samples.setdefault(event.index, []).append(event)
+    cards = tuple(Gpu(s[-1], index, tuple(x.utilization for x in s if x.state == "ok")) for index, s in samples.items())
+    return dataclasses.replace(frame, gpus=cards, ended=ended)
+
+
+def record(name: str, *paths: str) -> None:
+    """Keep what the screen gets for these files now."""
+    FRAMES.mkdir(exist_ok=True)
+    text = json.dumps(_plain(frame_of(session(*paths))), indent=1, ensure_ascii=False)
+    (FRAMES / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+_TYPES: dict[str, Any] = {
+    kind: cls
+    for module in (findings, frames, curves, limits, outlook)
+    for kind, cls in vars(module).items()
+    if dataclasses.is_dataclass(cls)
+}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__, **fields}
+    if isinstance(value, dict):
+        return {"dict": {key: _plain(item) for key, item in value.items()}}
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_made(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "dict" in value:
+        return {key: _made(item) for key, item in value["dict"].items()}
+    cls = _TYPES[value["is"]]
+    known = {f.name for f in dataclasses.fields(cls)}
+    return cls(**{key: _made(item) for key, item in value.items() if key in known})
 
 
 Scenario = Callable[[Any, DoctorApp], Awaitable[None]]
