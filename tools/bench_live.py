@@ -288,6 +288,46 @@ def peers(folder: Path) -> Iterator[tuple[str, list[str], bool, str]]:
         yield "watch -n 2 nvidia-smi", [], True, "no nvidia-smi on this machine"
 
 
+STAMP = "[2026-01-02 10:00:00,000] [INFO] "
+EVALUATES = STAMP + "[axolotl.core.trainers.base] Running evaluation step...\n  0%|          | 0/63 [00:00<?, ?it/s]\r"
+EVALUATED = "{'eval_loss': '1.4', 'eval_runtime': '600', 'epoch': '0.6'}\n"
+SAVES = STAMP + "[axolotl.core.trainers.base] Saving model checkpoint to ./out/checkpoint-60\n"
+BAR = " {n:2d}%|###       | {n}/63 [10:00<10:00, 45.00s/it]\r"
+# what a healthy run of one-second steps does in the middle: (what it writes, seconds of silence after it)
+PAUSES: dict[str, list[tuple[str, float]]] = {
+    "an evaluation of ten minutes, no bar": [(EVALUATES, 600), (EVALUATED, 0)],
+    "an evaluation with a slow bar": [(EVALUATES, 45), *((BAR.format(n=n), 45) for n in range(2, 20)), (EVALUATED, 0)],
+    "a checkpoint on a slow disk": [(SAVES, 240)],
+    "evaluation, then a checkpoint": [(EVALUATES, 300), (EVALUATED, 0), (SAVES, 180)],
+    "a data loader that pauses": [("", 25), (STEP.format(loss=1.5, n=61), 1), ("", 25)],
+    "a pause as long as one before": [("", 25), (STEP.format(loss=1.5, n=61), 40)],
+}
+
+
+def pauses() -> list[str]:
+    """Names of `PAUSES` that raised a hang alarm."""
+    from ftdoctor.live import LiveSession
+    from ftdoctor.ruleset.load import load
+
+    rules = load()
+    steps = [(STEP.format(loss=2 - n / 200, n=n % 90), 1.0) for n in range(60)]
+    wrong = []
+    for number, (name, parts) in enumerate(PAUSES.items()):
+        with tempfile.TemporaryDirectory() as temporary:
+            path, now = Path(temporary, f"{number}.log"), 0.0
+            session = LiveSession(rules, [str(path)])
+            for text, seconds in [*steps, *parts, *steps]:
+                with path.open("a") as handle:
+                    handle.write(text)
+                for _ in range(int(seconds)):
+                    now += 1.0
+                    session.step(now, 1.7e9 + now)
+                    if any(f.id == "hang" for f in session.diagnosis().findings):
+                        wrong.append(name)
+                        break
+    return wrong
+
+
 def hangs() -> tuple[int, int, list[float]]:
     """(healthy stories, false alarms, seconds to find each injected hang), on clocks of the benchmark."""
     from ftdoctor.live import LiveSession
@@ -394,8 +434,10 @@ def main() -> int:
                 print(f"  {peer}: no comparison, {error}")
                 continue
             print(f"  {peer:46} {cpu:.2f} % of a core, {memory:.0f} MiB", flush=True)
+    wrong = pauses()
+    row(f"hang alarms in {len(PAUSES)} kinds of pause", ", ".join(wrong) or "0", "0", not wrong)
     stories, alarms, found = hangs()
-    row(f"hang alarms over {stories} healthy stories", str(alarms), "0", alarms == 0)
+    row(f"hang alarms over {stories} recorded healthy runs", str(alarms), "0", alarms == 0)
     shown = ", ".join(f"{s:.0f}" for s in found)
     row("seconds to an injected hang (steps of 0.5 to 5 s)", shown, "median <= 30 at 1 s", found[1] <= 30)
     return 1 if missed else 0

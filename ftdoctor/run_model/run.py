@@ -353,12 +353,15 @@ class Run:
 
     def _on_bar(self, event: BarSeen) -> None:
         drawn = (event.origin.path, event.description, event.n, event.total)
+        clock = self._clock(event.origin.path)
+        evaluates = self.cadence.phase == "eval" and clock.bar is None and self.total_steps is None  # as it announced
+        trains = not event.description and not evaluates and clock.training(event, self.total_steps)
         if drawn != self._drawn:  # a bar that is drawn again, as it is when a process ends, is no sign of life
-            self._alive(event.origin, "load" if event.description else "train")
+            self._alive(event.origin, "load" if event.description else "train" if trains else "eval")
         self._drawn = drawn
-        if event.description:
+        if not trains:
             return
-        seconds = self._clock(event.origin.path).move(event, self.total_steps)
+        seconds = clock.move(event, self.total_steps)
         if seconds is not None:
             self._append(MetricSample(event.origin, "seconds_per_step", seconds, event.n, "bar"))
 

@@ -28,14 +28,18 @@ class StepClock:
         shorter.
         """
         current = self.bar
-        if total is not None and event.total != total:
-            return None
-        if total is None and current is not None and event.total < current.total:
+        if not self.training(event, total):
             return None
         self.bar = event
         if current is None or event.total != current.total or event.n <= current.n or event.elapsed < current.elapsed:
             return None
         return (event.elapsed - current.elapsed) / (event.n - current.n)
+
+    def training(self, event: BarSeen, total: float | None) -> bool:
+        """True for the bar of the training steps, as far as can be told; `total` as in `move`."""
+        if total is not None:
+            return event.total == total
+        return self.bar is None or event.total >= self.bar.total
 
     def at(self, training: bool, interval: float | None) -> tuple[float | None, str]:
         """Step of a metric line and how it is known. `training` lines advance the clock, evaluation lines do not."""

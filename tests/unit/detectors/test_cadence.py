@@ -86,6 +86,29 @@ def test_an_evaluation_bar_that_moves_is_a_sign_of_life() -> None:
     assert story.verdict() == "quiet"
 
 
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_slow_evaluation_bar_is_no_hang_and_training_after_it_is_watched_again(announced: bool) -> None:
+    story = Story().wait(1).steps(60)
+    if announced:
+        story.fact("evaluating")
+    for n in range(20):
+        story.tell(BarSeen(story.origin(), "", n, 63, n * 45.0)).wait(45)
+        assert story.verdict() == "quiet"
+    story.steps(30, start=60)
+    assert story.wait(34).verdict() == "warning"
+
+
+def test_an_announced_evaluation_of_a_run_without_a_training_bar() -> None:
+    story = Story().wait(1)
+    for n in range(60):
+        story.wait(1).tell(MetricSample(story.origin(), "loss", 2.0 - n / 100))
+    story.fact("evaluating")
+    for n in range(20):
+        story.tell(BarSeen(story.origin(), "", n, 63, n * 45.0)).wait(45)
+        assert story.verdict() == "quiet"
+    assert story.run.last_step is None  # the evaluation's bar counts no steps of training
+
+
 @pytest.mark.parametrize("name", ["saved", "finished"])
 def test_a_run_that_ended_does_not_hang(name: str) -> None:
     assert Story().wait(1).steps(60).fact(name, "out").wait(5000).verdict() == "quiet"
