@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ def submit(options: argparse.Namespace, plan: Plan, arguments: Sequence[str]) ->
     Raises:
         FtdoctorError: SLURM is not there or refuses the job.
     """
+    from ftdoctor.errors import FtdoctorError
     from ftdoctor.launch import keeping, slurm
 
     folder = plan.folder.absolute()
@@ -59,10 +61,12 @@ def submit(options: argparse.Namespace, plan: Plan, arguments: Sequence[str]) ->
         keeping.write(folder / slurm.SCRIPT, text)
         keeping.write(folder / slurm.MARK, {"ftdoctor_slurm": 1, "nodes": options.nodes})
     except OSError as error:
-        from ftdoctor.errors import FtdoctorError
-
         raise FtdoctorError(f"cannot be written: {error.strerror}", str(folder), "give another --runs") from None
-    number = slurm.submit(folder / slurm.SCRIPT)
+    try:
+        number = slurm.submit(folder / slurm.SCRIPT)
+    except FtdoctorError:  # nothing was run: the name stays free
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     keeping.write(folder / slurm.MARK, {"ftdoctor_slurm": 1, "nodes": options.nodes, "job": number})
     print(f"job {number}, run folder {plan.folder}")
     _say(f"ftdoctor watch {plan.folder}    while it runs; `scancel --signal=USR1 --batch {number}` ends it gently")

@@ -68,6 +68,21 @@ def test_without_slurm_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         submit(tmp_path / "job.sbatch")
 
 
+def test_a_job_that_slurm_refuses_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "c.yml").write_text("base_model: org/model\noutput_dir: ./out\n")
+    tool = tmp_path / "bin/sbatch"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: x' >&2; exit 1\n")
+    tool.chmod(0o755)
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{tool.parent}:/usr/bin:/bin"}
+    command = [sys.executable, "-m", "ftdoctor", "launch", "c.yml", "--slurm", "--partition", "x", "--name", "r"]
+    command += ["--python", sys.executable]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "invalid partition specified: x" in done.stderr
+    assert not (tmp_path / "ftdoctor-runs/r").exists()
+
+
 def test_each_node_joins_the_others(tmp_path: Path) -> None:
     environ = {"SLURM_JOB_NUM_NODES": "2", "SLURM_NODEID": "1", ADDRESS: "n1", PORT: "20007", "SLURMD_NODENAME": "n2"}
     meet = rendezvous(environ)
