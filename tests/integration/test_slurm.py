@@ -1,7 +1,7 @@
 """`ftdoctor launch --slurm` on a real SLURM: controller and two node daemons on this machine, from the distribution.
 
 Skipped where it is not installed (Debian: slurm-wlm, munge) or this is not root. Adds no rig run: the trainer is a
-stand-in of some lines; about half a minute.
+stand-in of some lines; about two minutes, most of them waiting for the time limit.
 """
 
 from __future__ import annotations
@@ -200,8 +200,8 @@ def test_at_the_time_limit_the_adapter_is_saved(slurm: dict[str, str], tmp_path:
         "base_model: org/model\noutput_dir: ./out\nadapter: lora\ndynamic_checkpoint: {enabled: true, check_interval: 1}\n"
     )
     env = {**slurm, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path / "site")])}
-    # SLURM looks at time limits twice a minute: of the two minutes the run gets some seconds
-    run = launch(env, tmp_path, "c.yml", "--launcher", "python", "--python", sys.executable, "--time", "2", "--lead", "110",
+    # SLURM may send the signal up to a minute early: of the three minutes the run gets ten seconds or more
+    run = launch(env, tmp_path, "c.yml", "--launcher", "python", "--python", sys.executable, "--time", "3", "--lead", "110",
                  "--no-heartbeat")  # fmt: skip
     state = ended(env, run)
     assert "JobState=FAILED" in state, state  # cut off, but by us and in time
@@ -214,4 +214,4 @@ def test_at_the_time_limit_the_adapter_is_saved(slurm: dict[str, str], tmp_path:
     assert "SIGTERM to the launcher" in told
     assert json.loads((run / "node-n1/exit.json").read_text())["signalled"] is True
     assert "its last checkpoint is" in (run / "node-n1/report.txt").read_text()
-    assert "HEALTHY" in (run / "report.txt").read_text()
+    assert "interrupted" in (run / "report.txt").read_text()
