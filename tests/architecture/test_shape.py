@@ -41,3 +41,10 @@ def imported(node: ast.Import | ast.ImportFrom) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [node.module or ""]
+
+
+def test_test_modules_outside_packages_have_names_of_their_own() -> None:
+    """Two of one name cannot be collected together: the whole suite would fail, each alone would pass."""
+    places = [p for p in (PACKAGE.parent / "tests").rglob("test_*.py") if not (p.parent / "__init__.py").is_file()]
+    names = [p.name for p in places]
+    assert sorted({n for n in names if names.count(n) > 1}) == []
