@@ -25,7 +25,7 @@ from ftdoctor.session import check
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = ("sbatch", "srun", "scontrol", "slurmctld", "slurmd", "munged")
-PATIENCE = 180.0
+PATIENCE = 240.0  # a time limit of three minutes is among it
 CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -137,13 +137,16 @@ def ended(env: dict[str, str], run: Path) -> str:
     """Wait for the end of the job; its state and exit code as SLURM tells them."""
     number = json.loads((run / "slurm.json").read_text())["job"]
 
-    def told() -> str:
-        done = subprocess.run(["scontrol", "show", "job", number], env=env, capture_output=True, text=True)
-        return done.stdout
+    last = [""]
 
-    until(lambda: "JobState=RUNNING" not in told() and "JobState=PENDING" not in told()
-          and "JobState=COMPLETING" not in told(), f"job {number}")  # fmt: skip
-    return told()
+    def over() -> bool:
+        done = subprocess.run(["scontrol", "show", "job", number], env=env, capture_output=True, text=True)
+        last[0] = done.stdout
+        state = done.stdout.partition("JobState=")[2].split(" ")[0]
+        return state not in ("", "PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
+
+    until(over, f"job {number}")
+    return last[0]
 
 
 @pytest.mark.timeout(600)
