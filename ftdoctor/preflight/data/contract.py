@@ -3,7 +3,8 @@
 Facts: `prepared.rows`, `prepared.trained_share`, `prepared.masked` and `_rows`, `prepared.cut_rows`,
 `prepared.doubled_rows`, `prepared.twins`, `prepared.leak` and `prepared.endless` and their `_rows`,
 `prepared.lost_rows` of `prepared.raw_rows`, `parity.checked`, `parity.apart`, `parity.trained` and `parity.asked` (what
-stands apart), `parity.diff`, `parity.row`, `parity.turn_end`, `parity.eos`.
+stands apart), `parity.diff`, `parity.row`, `parity.by_system` (samples that agree with
+`parity.system` as the system message), `parity.turn_end`, `parity.eos`.
 """
 
 from __future__ import annotations
@@ -136,7 +137,10 @@ def parity_facts(tokenizer: Mapping[str, Any], found: Mapping[str, Any]) -> Iter
     if not found.get("checked"):
         return
     yield "parity.checked", int(found["checked"])
-    yield "parity.apart", int(found["apart"])
+    yield "parity.apart", int(found["apart"]) - int(found.get("by_system") or 0)
+    if found.get("by_system"):
+        yield "parity.by_system", int(found["by_system"])
+        yield "parity.system", str(found["system"])
     if first := found.get("first"):
         yield "parity.diff", "\n".join(parity.diff_lines(first))
         yield "parity.trained", parity.frame(first, "-")

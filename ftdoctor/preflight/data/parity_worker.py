@@ -211,9 +211,23 @@ def compare(tokens: Shipped, ids: list[int], labels: list[int], asked: dict[str,
             continue
         # where training began to learn after the last answer that agreed; a sample trained whole has no such place
         start = next((a for a, _ in trained if a > behind), 0) or _answer_at(tokens, ids, messages[place])
-        return {"answers": seen, "row": asked["row"], "turn": place + 1,
-                "diff": difference(tokens, ids[: start or len(prompt)], prompt)}  # fmt: skip
+        before, system = ids[: start or len(prompt)], ""
+        if place == 1 and messages[0]["role"] == "user" and (system := preamble(tokens, before, messages[0])):
+            with_it = tokens.prompt([{"role": "system", "content": system}, messages[0]], tools)
+            prompt, system = (with_it, system) if ids[: len(with_it)] == with_it else (prompt, "")
+        return {"answers": seen, "row": asked["row"], "turn": place + 1, "system": system,
+                "diff": difference(tokens, before, prompt)}  # fmt: skip
     return {"answers": seen}
+
+
+def preamble(tokens: Shipped, trained: list[int], turn: dict[str, Any]) -> str:
+    """What training wrote in front of the user's turn and the template does not; empty when nothing.
+
+    As `type: alpaca` does with "Below is an instruction ...", which `chat_template: alpaca` lacks: sent as the system
+    message, it makes both the same.
+    """
+    written, asked = tokens.text(trained), tokens.text(tokens.prompt([turn], None))
+    return written[: len(written) - len(asked)].strip() if asked and written.endswith(asked) else ""
 
 
 def _answer_at(tokens: Shipped, ids: list[int], turn: dict[str, Any]) -> int:
@@ -224,8 +238,11 @@ def _answer_at(tokens: Shipped, ids: list[int], turn: dict[str, Any]) -> int:
 
 
 def parity(tokens: Shipped, samples: Samples, asked: list[dict[str, Any]]) -> dict[str, Any]:
-    """`checked` samples, `apart` of them otherwise than inference will ask; `first`: the first such one."""
-    found: dict[str, Any] = {"checked": 0, "answers": 0, "apart": 0, "first": None, "failed": ""}
+    """`checked` samples, `apart` of them otherwise than inference will ask; `first`: the first such one.
+
+    `by_system` of these agree once `system` is sent as the system message; they have no difference to show.
+    """
+    found: dict[str, Any] = {"checked": 0, "answers": 0, "apart": 0, "first": None, "failed": "", "system": ""}
     for item in asked:
         ids, labels = samples.at(item["row"])
         try:
@@ -239,7 +256,10 @@ def parity(tokens: Shipped, samples: Samples, asked: list[dict[str, Any]]) -> di
         found["answers"] += result["answers"]
         if "diff" in result:
             found["apart"] += 1
-            found["first"] = found["first"] or result
+            if not result["system"]:
+                found["first"] = found["first"] or result
+            found["system"] = found["system"] or result["system"]
+            found["by_system"] = found.get("by_system", 0) + bool(result["system"])
     return found
 
 

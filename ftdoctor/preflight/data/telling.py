@@ -75,7 +75,12 @@ def proof(
         what = "what stands before each answer" if found.get("header") else "every token before each answer"
         told = f"{checked:,} samples, {found['answers']:,} answers: {what} is what inference will send"
         return [*made, ("parity", told)]
-    first = found["first"]
+    if by_system := found.get("by_system"):
+        told = f"{by_system:,} of {checked:,} samples are what inference will send when the system message is "
+        made.append(("parity", f"{told}{found['system']!r}"))
+    if not (first := found["first"]):
+        return made
+    apart -= by_system or 0
     told = (
         f"{apart:,} of {checked:,} samples differ from apply_chat_template(..., add_generation_prompt=True). "
         f"Sample {first['row']:,}, - trained, + inference, with number of tokens and ids:"

@@ -105,14 +105,31 @@ def test_a_cut_sample_ends_the_comparison() -> None:
     assert parity_worker.compare(tokens(), ids(sample), masked(sample), asked("a b c", "d")) == {"answers": 0}
 
 
+def test_a_text_in_front_of_the_prompt_is_a_system_message() -> None:
+    sample = "<bos> <bot> g h <end> <user> a b <end> <bot> c <end>"
+    trained = [-100] * 10 + ids(sample)[10:]
+    made = parity_worker.compare(tokens(), ids(sample), trained, asked("a b", "c"))
+    assert made["system"] == "g h"
+    held = Held(sample)
+    held.labels = trained
+    found = parity_worker.parity(tokens(), held, [{**asked("a b", "c"), "row": 1}])  # type: ignore[arg-type]
+    assert (found["apart"], found["by_system"], found["first"]) == (1, 1, None)
+    lines = telling.proof({"template": True}, found, "", {"rows": 0}, ())
+    assert lines == [("parity", "1 of 1 samples are what inference will send when the system message is 'g h'")]
+    made = parity_worker.compare(tokens(), ids("### " + sample), [-100, *trained], asked("a b", "c"))
+    assert made["system"] == ""
+
+
 class Held:
     """Prepared samples in memory."""
+
+    labels: list[int] | None = None
 
     def __init__(self, *samples: str) -> None:
         self.samples = samples
 
     def at(self, row: int) -> tuple[list[int], list[int]]:
-        return ids(self.samples[row - 1]), masked(self.samples[row - 1])
+        return ids(self.samples[row - 1]), self.labels or masked(self.samples[row - 1])
 
 
 def test_without_raw_rows_the_heads_are_compared() -> None:
