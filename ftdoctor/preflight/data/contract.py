@@ -48,13 +48,11 @@ def asked(data: Mapping[str, Any], tokenizer: Mapping[str, Any], test: Path | No
     """What the scan must know of configuration and tokenizer."""
     length = int(plan.number(data.get("sequence_len")) or 0)
     held = plan.number(data.get("val_set_size")) or 0.0
-    through = any("chat_template" in str(item.get("type")) for item in sizes.datasets(data))
-    ends = [tokenizer.get("turn_end")] if through and tokenizer.get("turn_end") is not None else []
-    if len(ends) < 1 or any("chat_template" not in str(item.get("type")) for item in sizes.datasets(data)):
-        ends += tokenizer.get("ends") or []
+    # the template's end of turn, the tokenizer's end of text, the YAML's eot_tokens: who learned one of them can stop
+    ends = tokenizer.get("ends") or ()
     if data.get("rl") or not any(declare(item).prompted for item in sizes.datasets(data)):
-        ends = []  # text to continue has no end of turn
-    known = tuple(sorted({int(end) for end in ends if end is not None}))
+        ends = ()  # text to continue has no end of turn
+    known = tuple(sorted({int(end) for end in ends}))
     apart = 0.0 if data.get("dataset_exact_deduplication") else held
     return Asked(length or None, known, tokenizer.get("bos"), apart, str(test) if test else None)
 

@@ -208,3 +208,13 @@ def test_packing_is_close_to_what_first_fit_gives() -> None:
         made = prepared.packed(dict(Counter(lengths)), size)
         assert made * size >= sum(lengths)
         assert abs(made - bins) <= 1 + bins // 50
+
+
+def test_what_ends_an_answer() -> None:
+    about = {"ends": [9, 3], "bos": 1}
+    chat = {"datasets": [{"path": "a", "type": "chat_template"}], "sequence_len": 64, "val_set_size": 0.1}
+    assert contract.asked(chat, about, None) == Asked(64, (3, 9), 1, 0.1)
+    assert contract.asked({**chat, "rl": "dpo"}, about, None).ends == ()
+    assert contract.asked({"datasets": [{"path": "a", "type": "completion"}]}, about, None).ends == ()
+    assert contract.asked(chat, {}, None).ends == ()
+    assert contract.asked({**chat, "dataset_exact_deduplication": True}, about, None).held == 0.0
