@@ -195,6 +195,8 @@ def judge(session: Session, target: Target, options: argparse.Namespace) -> Outc
         proof.mended = mended or ["nothing to mend: the tokenizer is as in training"]
     for name, value in facts(proof).items():
         session.state(name, value, target.merged)
+    if proof.died:
+        session.apply([ExitSeen(Origin("worker", order=session.next_order()), proof.code, by="the proof's worker")])
     diagnosis = redacted(session.diagnose())
     sys.stdout.write(_render(diagnosis, proof, options))
     return Outcome(diagnosis.exit_code("error"), diagnosis)

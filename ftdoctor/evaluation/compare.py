@@ -109,6 +109,8 @@ def facts(result: Judged) -> dict[str, Scalar]:
             found[name + "_reason"] = reason
     for key in ("template", "turn_end", "turn_end_stops", "eos"):
         if (value := result.generation.info.get(key)) is not None:
+            if key == "template" and value == "missing" and result.generation.name == "base":
+                continue  # base models have none: that is not what is wrong with their answers
             found[f"answers.{key}"] = value
     if parity := result.generation.info.get("parity"):
         found["answers.trained_form"] = repr(parity["trained"])

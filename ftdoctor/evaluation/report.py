@@ -77,9 +77,16 @@ article{border-top:1px solid var(--line);
 padding:22px 0}
 .ask{font-weight:600;
 white-space:pre-wrap;
-margin-bottom:12px}
+margin-bottom:2px}
+article .grid{margin-top:12px}
 ul{margin:6px 0 0;
 padding-left:20px}
+table{border-collapse:collapse}
+th{text-align:left;
+font-weight:600}
+td,th{padding:3px 24px 3px 0}
+.num{text-align:right;
+font-variant-numeric:tabular-nums}
 code{font-family:ui-monospace,Menlo,Consolas,monospace;
 font-size:.9em}
 """
@@ -100,7 +107,8 @@ def render(
         f"<div class=soft>{len(prompts)} prompts · {escape(how)}</div><h2>Models</h2><div class=grid>",
         *(_summary(r) for r in results),
         "</div>",
-        *(_findings(r, d) for r, d in zip(results, diagnoses)),  # noqa: B905 - Python 3.10 has no faster check
+        # what was tuned last comes first; the base is there to compare with
+        *(_findings(r, d) for r, d in reversed(list(zip(results, diagnoses)))),  # noqa: B905 - same lengths
         _lm_eval(table),
         "<h2>Answers, side by side</h2>",
         *(_prompt(i, p, results) for i, p in enumerate(prompts)),
@@ -145,17 +153,20 @@ def _findings(result: Judged, diagnosis: Diagnosis) -> str:
     if not diagnosis.findings:
         return ""
     items = []
+    base = result.generation.name == "base"
     for finding in diagnosis.findings:
         fixes = "".join(
-            f"<li>{escape(f.title)} <span class=soft>{escape(f.note or f.command)}</span>" for f in finding.fixes
+            f"<li>{escape(f.title)} <span class=soft>{escape(f.note or f.command)}</span>"
+            for f in (() if base else finding.fixes)
         )
         mood = "bad" if finding.severity == "error" else "warn"
-        why = f"<p class=soft>{escape(finding.why)}</p>" if finding.explained_by is None else ""
+        why = f"<p class=soft>{escape(finding.why)}</p>" if finding.explained_by is None and not base else ""
         items.append(
             f"<div class=card><b class={mood}>{escape(finding.title)}</b> <code class=soft>{escape(finding.id)}</code>"
             f"<div>{escape(finding.message)}</div>{why}<ul>{fixes}</ul></div>"
         )
-    return f"<h2>Findings: {escape(result.generation.name)}</h2><div class=grid>{''.join(items)}</div>"
+    name = escape(result.generation.name) + (", for comparison" if base else "")
+    return f"<h2>Findings: {name}</h2><div class=grid>{''.join(items)}</div>"
 
 
 def _prompt(index: int, prompt: Prompt, results: Sequence[Judged]) -> str:
@@ -180,7 +191,10 @@ def _prompt(index: int, prompt: Prompt, results: Sequence[Judged]) -> str:
             f"<br>{chips}{reasons}"
             f"<pre>{escape(answer.output) or '(empty)'}</pre></div>"
         )
+    how = "most likely tokens" if prompt.seed is None else f"sampled, seed {prompt.seed}"
+    right = f"<div class=soft>reference: {escape(prompt.reference)}</div>" if prompt.reference else ""
     return (
-        f"<article><div class=soft>{index + 1} · {escape(prompt.kind)}</div><div class=ask>{escape(asked)}</div>"
+        f"<article><div class=soft>{index + 1} · {escape(prompt.kind)} · {how}</div>"
+        f"<div class=ask>{escape(asked)}</div>{right}"
         f"<div class=grid>{''.join(cells)}</div></article>"
     )

@@ -51,6 +51,7 @@ class Proof:
     compared_tokenizer: bool = False
     blockers: list[str] = field(default_factory=list)
     died: str = ""
+    code: int = 0
     mended: list[str] = field(default_factory=list)
     logits: dict[str, Any] = field(default_factory=dict)
 
@@ -186,6 +187,7 @@ def _work(proof: Proof, on_progress: Callable[[int, int], None], threads: int) -
             process.wait()
             raise
         if not finished:
+            proof.code = code
             noise.seek(0)
             last = next((x.strip() for x in reversed(noise.read()[-4000:].split("\n")) if x.strip()), "")
             proof.died = (

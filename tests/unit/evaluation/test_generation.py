@@ -45,16 +45,16 @@ def python() -> str:
 @pytest.fixture(scope="module")
 def tiny(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    subprocess.run([python, "-c", MAKE, str(folder)], check=True, capture_output=True, timeout=110)
+    subprocess.run([python, "-c", MAKE, str(folder)], check=True, capture_output=True, timeout=800)
     return folder
 
 
 def evaluate(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ftdoctor", "evaluate", "--max-new-tokens", "24", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110)
+    return subprocess.run(command, capture_output=True, text=True, timeout=800)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)  # four loads of torch, on a machine that may be slow
 def test_an_untrained_model_is_broken_and_its_answers_are_kept(tiny: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "Name a colour."}\n{"instruction": "Add these.", "input": "1 2"}\n')

@@ -109,8 +109,31 @@ def test_a_merge_that_fails_leaves_nothing(run: Path, capsys: pytest.CaptureFixt
 def test_an_axolotl_that_is_killed_is_a_finding(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     python = stand_in(run, "os.kill(os.getpid(), 9)\n")
     assert verb.main(["config.yml", "--python", str(python)]) == 137
-    assert "Traceback" not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Traceback" not in shown
+    assert "host-oom" in shown
     assert not (run / "out/merged").exists()
+
+
+def killed(folder: Path) -> str:
+    """A python that is killed as the kernel does it when memory runs out."""
+    script = folder / "killed"
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    script.chmod(0o755)
+    return str(script)
+
+
+def test_a_proof_that_is_killed_is_a_finding(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.model(run / "out/merged", merged_tensors(base_tensors(), adapter_tensors()))
+    models.tokenizer(run / "out/merged")
+    monkeypatch.setattr("ftdoctor.merging.check.sys.executable", killed(run))
+    code = verb.main(["--check-only", "out/merged", "--no-logits", "--format", "json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert shown["root_cause"]["id"] == "host-oom"
+    assert "SIGKILL" in shown["merge"]["died"]
 
 
 def test_an_interrupt_ends_axolotl_and_leaves_nothing(run: Path) -> None:
