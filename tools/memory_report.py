@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def said(name: str, found: list[float]) -> str:
     return f"{name}: median {100 * statistics.median(sizes):.1f} %, worst {100 * max(sizes):.1f} %"
 
 
-def page(measured: list[Measured], later: list[Measured]) -> str:
+def page(measured: list[Measured], later: Sequence[Measured] = ()) -> str:
     """docs/memory.md."""
     left_out = held_out(measured)
     shipped = errors(measured, [run.estimated for run in measured])
@@ -127,9 +128,10 @@ def page(measured: list[Measured], later: list[Measured]) -> str:
     for run, value, error, other in zip(measured, left_out, shipped, out, strict=True):
         cells = (run.what, f"{run.peak:.2f}", f"{run.estimated:.2f}", f"{100 * error:+.1f} %", f"{value:.2f}")
         lines.append(f"| {' | '.join(cells)} | {100 * other:+.1f} % |")
-    lines += ["", "Measured on H200 when the formula was finished, and not fitted to:", ""]
-    lines += ["| run | measured | estimated | error |", "|---|---:|---:|---:|"]
-    for run, error in zip(later, errors(later, [run.estimated for run in later]), strict=True):
+    if later:
+        lines += ["", "Measured on H200 when the formula was finished, and not fitted to:", ""]
+        lines += ["| run | measured | estimated | error |", "|---|---:|---:|---:|"]
+    for run, error in zip(later, errors(list(later), [run.estimated for run in later]), strict=True):
         lines.append(f"| {run.what} | {run.peak:.2f} | {run.estimated:.2f} | {100 * error:+.1f} % |")
     return "\n".join(lines) + "\n"
 
