@@ -16,7 +16,7 @@ from ftdoctor.demo.faults import Fault
 SHOW_SECONDS = 5.0
 HANG_PATIENCE = 240.0  # until a hang must have been found
 LOOK_SECONDS = 0.5
-_SHOWN = ("error: ", "warning: ", "stopping", "the run is silent", "SIGTERM", "SIGKILL", "asked for")
+_SHOWN = ("error: ", "warning: ", "stopping", "no sign of life", "SIGTERM", "SIGKILL", "asked for")
 
 
 class Watched:
@@ -60,7 +60,7 @@ class Watched:
             text = line.rstrip().removeprefix("ftdoctor: ")
             if line.startswith("ftdoctor: ") and text.startswith(_SHOWN):
                 self.say(f"    {self._clock()} ftdoctor: {text}")
-            if ": hang:" in line:
+            if "error: hang:" in line:
                 self.hung.set()
 
     def _clock(self) -> str:
