@@ -352,7 +352,7 @@ class Run:
         return self._clocks.setdefault(path, StepClock())
 
     def _on_bar(self, event: BarSeen) -> None:
-        drawn = (event.origin.path, event.description, event.n, event.total)
+        drawn = (_family(event.origin.path), event.description, event.n, event.total)
         clock = self._clock(event.origin.path)
         evaluates = self.cadence.phase == "eval" and clock.bar is None and self.total_steps is None  # as it announced
         trains = not event.description and not evaluates and clock.training(event, self.total_steps)

@@ -77,8 +77,9 @@ class Rest:
         def take(found: re.Match[bytes]) -> bytes:
             segment = found[0]
             count = self._pending.get(segment, 0)
-            if not count:
-                return segment
+            if not count:  # a launcher's line behind a rank's unfinished one, as a progress bar is
+                torn = next((t for t in self._torn.values() if t and segment.startswith(t)), b"")
+                return segment[len(torn) :]
             if count == 1:
                 del self._pending[segment]
             else:

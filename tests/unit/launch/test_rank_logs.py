@@ -120,6 +120,28 @@ def test_what_is_left_of_the_mixed_log_are_the_launchers_lines(seed: int) -> Non
     assert got.count(b"\n") == mixed.count(b"\n")
 
 
+def test_a_launchers_line_behind_an_unfinished_bar() -> None:
+    rest = Rest()
+    rest.own("0", b"\r 1%|  | 12/2000 [00:05<10:27,  3.17it/s]")
+    got = rest.left(b"\r 1%|  | 12/2000 [00:05<10:27,  3.17it/s]W1130 Received 15 death signal\n")
+    assert got == b"\rW1130 Received 15 death signal\n"
+
+
+def test_a_bar_that_the_mixed_log_repeats_is_no_sign_of_life(tmp_path: Path) -> None:
+    from ftdoctor.events import BarSeen, FactLearned, Origin, Tick
+
+    session = Session(load())
+    places = [f"{tmp_path}/ranks/rank0.log"] * 8 + [f"{tmp_path}/train.log"]
+    for number, path in enumerate(places):
+        step = float(min(number, 7))
+        session.apply([Tick(Origin("", time=1e9 + number, order=3 * number + 1))])
+        if number == 8:
+            session.apply([FactLearned(Origin("forensics", order=3 * number + 2), "hang.seconds", 20.0)])
+        session.apply([BarSeen(Origin(path, order=3 * number + 3), "", step, 2000.0, None, None)])
+    assert session.run.last_sign is not None
+    assert session.run.last_sign.path.endswith("rank0.log")
+
+
 def _until(lines: list[tuple[str, str]], size: int) -> list[tuple[str, str]]:
     """The lines of which `size` bytes of the mixed log hold a part."""
     found, length = [], 0
