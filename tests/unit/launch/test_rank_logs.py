@@ -128,16 +128,14 @@ def test_a_launchers_line_behind_an_unfinished_bar() -> None:
 
 
 def test_a_bar_that_the_mixed_log_repeats_is_no_sign_of_life(tmp_path: Path) -> None:
-    from ftdoctor.events import BarSeen, FactLearned, Origin, Tick
+    from ftdoctor.events import BarSeen, Origin, Tick
 
     session = Session(load())
     places = [f"{tmp_path}/ranks/rank0.log"] * 8 + [f"{tmp_path}/train.log"]
     for number, path in enumerate(places):
         step = float(min(number, 7))
         session.apply([Tick(Origin("", time=1e9 + number, order=3 * number + 1))])
-        if number == 8:
-            session.apply([FactLearned(Origin("forensics", order=3 * number + 2), "hang.seconds", 20.0)])
-        session.apply([BarSeen(Origin(path, order=3 * number + 3), "", step, 2000.0, None, None)])
+        session.apply([BarSeen(Origin(path, order=3 * number + 3), "", step, 2000.0, step)])
     assert session.run.last_sign is not None
     assert session.run.last_sign.path.endswith("rank0.log")
 
