@@ -242,7 +242,9 @@ def judge_models(options: argparse.Namespace) -> Outcome:
     if kept:
         print(f"ftdoctor: {kept} answers of {out} are kept", file=sys.stderr)
     with progress_bar() as bar:
-        for target in models:
+        base = next((m for m in models if m.name == "base"), None)
+        # the base comes last: loaded once, it answers and judges how likely the answers of the others are
+        for target in [*(m for m in models if m is not base), *([base] if base else [])]:
             advance = bar(target.name, len(target.rows), len(prompts))
 
             def progress(
@@ -252,8 +254,12 @@ def judge_models(options: argparse.Namespace) -> Outcome:
                     write_atomic(out, _lines(models, prompts, chosen))
                     advance(len(made.rows))
 
-            generate(python, target, prompts, chosen | {"batch_size": options.batch_size}, progress)
-        score_by_base(python, models, chosen, options.batch_size)
+            keys, texts = to_score(models) if target is base else ([], [])
+            generate(python, target, prompts, chosen | {"batch_size": options.batch_size}, progress, texts)
+            if target is base:
+                for place, loss in target.base_loss.items():
+                    keys[place][0].base_loss[keys[place][1]] = loss
+                target.base_loss = {}
     results = [judged(target, prompts) for target in models]
     diagnoses = [diagnose(result, trained_with(result.generation, options.adapter)) for result in results]
     write_atomic(out, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in result_rows(results, prompts, chosen)))
@@ -276,25 +282,12 @@ def judge_models(options: argparse.Namespace) -> Outcome:
     return Outcome(int(broken), tuned[0][1])
 
 
-def score_by_base(python: str, models: Sequence[Generation], chosen: dict[str, Any], batch: int) -> None:
-    """How likely the base model finds the answers of the tuned ones: evidence of incoherence.
-
-    Only where a base is among the models; without one nothing is known.
-    """
-    from ftdoctor.evaluation.generate import Generation, generate
+def to_score(models: Sequence[Generation]) -> tuple[list[tuple[Generation, int]], list[str]]:
+    """The tuned models' answers, whose likelihood under the base is evidence of incoherence, and whose they are."""
     from ftdoctor.evaluation.markers import strip_markers
 
-    base = next((m for m in models if m.name == "base"), None)
-    tuned = [m for m in models if m is not base and m.rows]
-    if base is None or base.died or not tuned:
-        return
-    keys = [(m, i) for m in tuned for i in sorted(m.rows)]
-    texts = [strip_markers(str(m.rows[i]["output"])).strip() for m, i in keys]
-    judge_of = Generation("base", base.model, None)
-    generate(python, judge_of, [], chosen | {"batch_size": batch}, score=texts)
-    for place, loss in judge_of.base_loss.items():
-        model, i = keys[place]
-        model.base_loss[i] = loss
+    keys = [(m, i) for m in models if m.name != "base" for i in sorted(m.rows)]
+    return keys, [strip_markers(str(m.rows[i]["output"])).strip() for m, i in keys]
 
 
 @contextlib.contextmanager

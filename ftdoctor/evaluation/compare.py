@@ -50,9 +50,9 @@ class Judged:
 STRANGE = 3.0  # nats per token more than the yardstick, and
 UNKNOWN = 6.0  # nats per token at least: a perplexity of 400
 FEW_WORDS = 8
-# The right answer, asked in another form than the shipped one: half as likely token by token, or sure in the shipped
-# form and doubtful in this one.
-FORM_GAP, FORM_LEAST, FORM_TIMES = 0.7, 0.15, 6.0
+# The right answers, asked in another form than the shipped one: half as likely token by token; or sure in the shipped
+# form and doubtful in this one; or some times less likely, and that for nearly every single one.
+FORM_GAP, FORM_LEAST, FORM_TIMES, FORM_MORE, FORM_WORSE = 0.7, 0.15, 6.0, 3.0, 0.85
 
 
 def judged(generation: Generation, prompts: Sequence[Prompt]) -> Judged:
@@ -117,9 +117,10 @@ def facts(result: Judged) -> dict[str, Scalar]:
         found["answers.shipped_form"] = repr(parity["shipped"])
     form = result.generation.measured.get("format")
     if form is not None:
-        apart = form["asked"] - form["shipped"] > FORM_GAP or form["asked"] > max(
-            FORM_LEAST, FORM_TIMES * form["shipped"]
-        )
+        asked, shipped = form["asked"], form["shipped"]
+        apart = asked - shipped > FORM_GAP or asked > max(FORM_LEAST, FORM_TIMES * shipped)
+        steady = form["prompts"] >= 6 and form.get("worse", 0) >= FORM_WORSE * form["prompts"]
+        apart |= steady and asked > max(FORM_LEAST, FORM_MORE * shipped)
         found["answers.form"] = "apart" if apart else "near"
         found["answers.form_asked"] = f"{math.exp(min(form['asked'], 50.0)):.3g}"
         found["answers.form_shipped"] = f"{math.exp(min(form['shipped'], 50.0)):.3g}"

@@ -18,7 +18,7 @@ from typing import Any
 
 OUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
 os.dup2(2, 1)
-FORMAT_PROMPTS = 8  # asked again in the shipped format, when the asked one is another
+FORMAT_PROMPTS = 16  # asked again in the shipped format, when the asked one is another
 
 
 def say(event: str, **values: Any) -> None:
@@ -206,16 +206,17 @@ class Asker:
         if not self.shipped or self.form() == "shipped":
             return
         chosen = [q for q in questions if q.get("messages") and q.get("seed") is None][:FORMAT_PROMPTS]
-        asked, right, count = 0.0, 0.0, 0
+        asked, right, count, worse = 0.0, 0.0, 0, 0
         for question in chosen:
             shipped, given = self.ids(question, shipped=True), self.ids(question)
             made = self.tokens(question["reference"]) if question.get("reference") else []
             made = made or self.generate([shipped], None, 64)[0]
             one, number = self.loss(given, made)
-            right += self.loss(shipped, made)[0]
-            asked, count = asked + one, count + number
+            two = self.loss(shipped, made)[0]
+            asked, right, count = asked + one, right + two, count + number
+            worse += one > two
         if count:
-            say("format", asked=asked / count, shipped=right / count, prompts=len(chosen))
+            say("format", asked=asked / count, shipped=right / count, prompts=len(chosen), worse=worse)
 
     def score(self, texts: list[str]) -> None:
         """-ln p per token of plain texts: are these sentences of the language this model knows?"""

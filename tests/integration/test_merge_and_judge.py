@@ -9,7 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -194,51 +195,63 @@ def test_a_fault_has_its_name(
     assert shown["root_cause"]["severity"] == "error"
 
 
-def evaluate(pupil: Pupil, tmp_path: Path, *options: str) -> tuple[int, dict[str, Any]]:
-    """The verb on the questions that the chats did not hold; what it says of the last model."""
-    out = ["--prompts", "unseen.jsonl", "--out", str(tmp_path / "e.jsonl"), "--format", "json"]
-    done = pupil.ftdoctor("evaluate", *out, "--max-new-tokens", "48", *options)
+WRONG = {"header": "template-mismatch", "template": "template-mismatch", "eos": "eos-not-trained"}
+Asked = dict[str, "Future[subprocess.CompletedProcess[str]]"]
+
+
+@pytest.fixture(scope="module")
+def asked(pupil: Pupil) -> Iterator[Asked]:
+    """Every question to the pupil, two at a time: most of each is loading libraries on one core."""
+    out = pupil.folder / "asked"
+    shutil.copytree(pupil.folder / "out/merged", out / "eos/merged")
+    other_eos(out / "eos")
+    (out / "chatml.jinja").write_text(CHATML)
+    merged = ["--model", "out/merged"]
+    options = {
+        "right": ["--config", "config.yml", "--held-out", "4", "--samples", "1"],
+        "header": [*merged, "--no-generation-prompt"],
+        "template": [*merged, "--chat-template", str(out / "chatml.jinja")],
+        "eos": ["--model", str(out / "eos/merged")],
+    }
+    with ThreadPoolExecutor(2) as pool:
+        started = {}
+        for name, given in options.items():
+            kept = ["--prompts", "unseen.jsonl", "--out", str(out / f"{name}.jsonl"), "--format", "json"]
+            started[name] = pool.submit(pupil.ftdoctor, "evaluate", *kept, "--max-new-tokens", "48", *given)
+        question = ["--base", "pupil", "--adapter", "out", "--prompt", "What is the capital of France?"]
+        started["infer"] = pool.submit(pupil.ftdoctor, "infer", *question)
+        yield started
+
+
+def evaluated(asked: Asked, name: str) -> tuple[int, dict[str, Any]]:
+    """What `evaluate` said of the last model."""
+    done = asked[name].result()
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, json.loads(done.stdout)["models"][-1]
 
 
-def test_a_model_that_learned_its_task_is_healthy(pupil: Pupil, tmp_path: Path) -> None:
-    code, adapted = evaluate(pupil, tmp_path, "--config", "config.yml", "--held-out", "4", "--samples", "1")
-    assert (code, adapted["broken"], adapted["findings"]) == (0, 0, [])
-    assert adapted["name"] == "merged model"
-    assert adapted["perplexity"] < 1.5
-    rows = [json.loads(line) for line in (tmp_path / "e.jsonl").read_text().splitlines()]
+def test_a_model_that_learned_its_task_is_healthy(pupil: Pupil, asked: Asked) -> None:
+    code, tuned = evaluated(asked, "right")
+    assert (code, tuned["broken"], tuned["findings"]) == (0, 0, [])
+    assert tuned["name"] == "merged model"
+    assert tuned["perplexity"] < 1.5
+    rows = [json.loads(line) for line in (pupil.folder / "asked/right.jsonl").read_text().splitlines()]
     assert {r["model"] for r in rows} == {"base", "base + adapter", "merged model"}
     assert {r["seed"] for r in rows} == {None, 0}
     assert {r["kind"] for r in rows} == {"own", "held-out"}
     right = [r["output"].strip() == r["reference"] for r in rows if r["model"] == "merged model" and r["seed"] is None]
     assert sum(right) > 0.8 * len(right)
+    assert all("base_perplexity" in r["scores"] for r in rows if r["model"] != "base" and r["output"].strip())
 
 
-@pytest.mark.parametrize(
-    ("option", "cause"),
-    [
-        ("--no-generation-prompt", "template-mismatch"),
-        ("--chat-template", "template-mismatch"),
-        ("eos", "eos-not-trained"),
-    ],
-)
-def test_the_same_model_asked_wrongly_is_broken(pupil: Pupil, tmp_path: Path, option: str, cause: str) -> None:
-    model = tmp_path / "merged"
-    shutil.copytree(pupil.folder / "out/merged", model)
-    options = [option] if option.startswith("--no") else []
-    if option == "eos":
-        other_eos(tmp_path)
-    elif not options:
-        (tmp_path / "chatml.jinja").write_text(CHATML)
-        options = [option, str(tmp_path / "chatml.jinja")]
-    code, said = evaluate(pupil, tmp_path, "--model", str(model), *options)
-    assert (code, said["root_cause"]) == (1, cause)
+@pytest.mark.parametrize("form", WRONG)
+def test_the_same_model_asked_wrongly_is_broken(asked: Asked, form: str) -> None:
+    code, said = evaluated(asked, form)
+    assert (code, said["root_cause"]) == (1, WRONG[form])
 
 
-def test_infer_says_who_answers(pupil: Pupil) -> None:
-    asked = ["--base", "pupil", "--adapter", "out", "--prompt", "What is the capital of France?"]
-    done = pupil.ftdoctor("infer", *asked)
+def test_infer_says_who_answers(asked: Asked) -> None:
+    done = asked["infer"].result()
     assert done.returncode == 0, done.stderr
     assert "The capital of France is Paris." in done.stdout
     assert "base + adapter: pupil + adapter out" in done.stdout

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ftdoctor.errors import FtdoctorError, InputError
+from ftdoctor.evaluation.compare import facts, judged
 from ftdoctor.evaluation.generate import Generation, check_model, generate, how_it_died, training_python
 from ftdoctor.evaluation.suite import SUITE, read_prompts
 
@@ -134,3 +135,26 @@ def test_prompts_of_many_shapes(tmp_path: Path) -> None:
     file.write_text('{"text": 1}')
     with pytest.raises(InputError, match="without a prompt"):
         read_prompts(str(file))
+
+
+@pytest.mark.parametrize(
+    ("asked", "shipped", "worse", "form"),
+    [
+        (0.34, 0.051, 15, "apart"),  # a small Llama asked through Alpaca's template, right answers often wrong
+        (0.9, 0.1, 16, "apart"), (0.2, 0.06, 16, "apart"),
+        (0.2, 0.06, 9, "near"), (0.06, 0.05, 12, "near"), (0.14, 0.03, 16, "near"), (1.4, 1.2, 16, "near"),
+    ],
+)  # fmt: skip
+def test_another_form_is_told_by_the_likelihood_of_right_answers(
+    asked: float, shipped: float, worse: int, form: str
+) -> None:
+    made = Generation("model", "m", None, info={"template": "overridden"})
+    made.measured["format"] = {"asked": asked, "shipped": shipped, "prompts": 16, "worse": worse}
+    assert facts(judged(made, ()))["answers.form"] == form
+
+
+def test_a_base_without_a_template_is_no_news() -> None:
+    for name, seen in (("base", None), ("model", "missing")):
+        assert (
+            facts(judged(Generation(name, "m", None, info={"template": "missing"}), ())).get("answers.template") == seen
+        )
