@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from pathlib import Path
@@ -191,6 +192,7 @@ def test_resize() -> None:
     drive((80, 24), scenario, frame_of(session(LOG, CONFIG), 8))
 
 
+@pytest.mark.skipif("FTDOCTOR_TIMING" not in os.environ, reason="a measurement: FTDOCTOR_TIMING=1, or make bench")
 def test_answers_while_a_big_log_is_read(tmp_path: Path) -> None:
     log = tmp_path / "big.log"
     block = Path(LOG).read_bytes() * 20
