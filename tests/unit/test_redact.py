@@ -176,6 +176,6 @@ def test_trees_of_dataclasses_are_copied_and_mapping_keys_count() -> None:
     ids=lambda text: text[:12],
 )  # fmt: skip
 def test_long_lines_take_no_time(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     redact(text)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 4.0

@@ -235,7 +235,7 @@ def test_lint_alone_is_fast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     judged(tmp_path, GOOD, capsys)
     start = time.process_time()
     judged(tmp_path, GOOD, capsys)
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 2.0
 
 
 def test_nearest_key() -> None:

@@ -36,7 +36,7 @@ def test_a_hanging_and_a_crashing_check_are_results_and_the_rest_goes_on() -> No
         lambda result: told.append(result.name),
     )  # fmt: skip
     stop.set()
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10
     assert [(r.name, r.state) for r in results] == [("nfs", "timed_out"), ("bad", "crashed"), ("good", "good")]
     assert results[0].facts == {"silent.nfs": True}
     assert "stale file handle" in results[1].summary
