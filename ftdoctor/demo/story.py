@@ -121,10 +121,11 @@ class Story:
         from ftdoctor.session import Session
         from ftdoctor.sources.files import Input
 
-        log, config, out = "ftdoctor-runs/broken/train.log", "broken.yml", "repaired.yml"
-        self.title("the fix goes into a copy of the YAML", "check", log, "--config", config, "--apply-fix", out)
+        # the folder, not the log alone: the ranks' own records show NaN before the Trainer's filter hides it
+        run, config, out = "ftdoctor-runs/broken", "broken.yml", "repaired.yml"
+        self.title("the fix goes into a copy of the YAML", "check", run, "--config", config, "--apply-fix", out)
         session = Session(load())
-        session.read_input(Input(str(self.folder / log), "log"))
+        session.read([str(self.folder / run)])
         session.read_input(Input(str(self.folder / config), "yaml"))
         good, bad = recipe(self.gpus, self.deepspeed), (self.folder / config).read_text()
         try:
