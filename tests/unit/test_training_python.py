@@ -35,8 +35,15 @@ def test_what_is_given_wins_and_is_not_doubted(tmp_path: Path) -> None:
         find_training_python(str(tmp_path / "none"), {"PATH": ""})
 
 
-def test_the_environment_with_torch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ftdoctor's own environment has no torch, be it installed beside these tests or not."""
     monkeypatch.setattr(sys, "executable", str(environment(tmp_path / "own")))
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not Path(p, "torch").is_dir()])
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_the_environment_with_torch_is_found(tmp_path: Path) -> None:
     without = environment(tmp_path / "venv")
     beside = environment(tmp_path / "train", "torch", tools=("axolotl",))
     found = find_training_python(
@@ -49,8 +56,8 @@ def test_the_environment_with_torch_is_found(tmp_path: Path, monkeypatch: pytest
     assert find_training_python(None, {"CONDA_PREFIX": str(conda.parent.parent), "PATH": ""}).path == str(conda)
 
 
-def test_none_is_an_error_with_one_thing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", str(environment(tmp_path / "own")))
+@pytest.mark.usefixtures("without_torch")
+def test_none_is_an_error_with_one_thing_to_do() -> None:
     with pytest.raises(InputError, match="no python with torch") as raised:
         find_training_python(None, {"PATH": ""})
     assert "--python" in raised.value.remedy
