@@ -210,11 +210,7 @@ def ds_report(text: str) -> dict[str, bool]:
 _OP = re.compile(r"^(?:\[WARNING\] )?(\w+)\s+\.+\s+\[(YES|NO)\]\s+\.+\s+\[(OKAY|NO)\]", re.MULTILINE)
 
 
-# `python -m deepspeed.env_report` without transformers, which DeepSpeed wants for inference only: half the time
-_REPORT = (
-    "import runpy, sys; sys.modules.update(transformers=None, sklearn=None); "
-    "runpy.run_module('deepspeed.env_report', run_name='__main__', alter_sys=True)"
-)
+OPS = Path(__file__).with_name("ops_worker.py")
 DEEPSPEED_SECONDS = 80.0
 
 
@@ -223,12 +219,13 @@ def deepspeed_ops(python: TrainingPython) -> Seen:
     failed: list[str] = []
 
     def report() -> dict[str, Any] | None:
-        for command in (["-c", _REPORT], ["-m", "deepspeed.env_report"]):
+        for command in ([str(OPS)], ["-m", "deepspeed.env_report"]):
             done = subprocess.run(
                 [python.path, *command], capture_output=True, text=True, timeout=DEEPSPEED_SECONDS, check=False,
                 env=python.environment(),
             )  # fmt: skip
-            if read := ds_report(done.stdout):
+            read = ds_report(done.stdout)
+            if read and (done.returncode == 0 or command[0] == "-m"):  # what broke off may lack operators
                 return {"ops": read}
             failed.append((done.stderr.strip() or "no output").split("\n")[-1])
         return None
@@ -237,7 +234,7 @@ def deepspeed_ops(python: TrainingPython) -> Seen:
     libraries = [str(p) for place in ("/usr/lib", "/usr/lib64", "/usr/lib/x86_64-linux-gnu")
                  for p in Path(place).glob("libaio.so*")]  # fmt: skip
     variables = {k: v for k, v in os.environ.items() if k.startswith(("DS_", "CUDA", "TORCH_CUDA"))}
-    about = {"ask": "ds_report", "built with": builders, "aio": libraries, "variables": variables}
+    about = {"ask": OPS.read_text(encoding="utf-8"), "built with": builders, "aio": libraries, "variables": variables}
     found = kept.ask(python, about, report).get("ops")
     if not found:
         return Seen(f"ds_report gave no table: {failed[-1][:200]}", {}, "absent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,4 +59,22 @@ def test_the_real_environment(training_python: Path) -> None:
     assert facts["torch.build"] in ("cpu", "cuda")
     assert str(facts["version.axolotl"]).startswith("0.")
     assert "packages.absent" not in facts
-    assert isinstance(environment.deepspeed_ops(python).facts["ds_op.async_io"], bool)
+
+
+@pytest.mark.rig
+def test_the_operators_are_those_of_the_whole_report(
+    training_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSpeed's builders asked alone say what `ds_report` says; of CUDA's operators, which are the most."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    python = TrainingPython(str(training_python), "here")
+    alone = subprocess.run(
+        [python.path, str(environment.OPS)], capture_output=True, text=True, env=python.environment(), check=True
+    )  # fmt: skip
+    whole = subprocess.run(
+        [python.path, "-m", "deepspeed.env_report"], capture_output=True, text=True, env=python.environment(), check=True
+    )  # fmt: skip
+    expected = environment.ds_report(whole.stdout)
+    assert {"async_io", "fused_adam"} <= expected.keys()
+    assert environment.ds_report(alone.stdout) == expected

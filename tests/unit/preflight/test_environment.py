@@ -12,10 +12,7 @@ import pytest
 
 from ftdoctor.preflight import environment
 from ftdoctor.preflight.checks import Check, Seen, run_checks
-from ftdoctor.training_python import TrainingPython
 from tests.fake_nvml.build import fake_nvml
-
-RIG = Path("/root/rig/v/bin/python")
 
 
 def test_a_hanging_and_a_crashing_check_are_results_and_the_rest_goes_on() -> None:
@@ -95,16 +92,6 @@ def test_what_this_machine_has(tmp_path: Path) -> None:
     assert float(str(seen.facts["host.memory"])) > 0
     assert float(str(environment.disk(str(tmp_path / "a" / "b"), tmp_path).facts["disk.free"])) > 0
     assert "open files" in environment.limits().summary
-
-
-@pytest.mark.skipif(not RIG.is_file(), reason="no training environment with Axolotl here")
-def test_a_real_training_environment() -> None:
-    python = TrainingPython(str(RIG), "here")
-    facts = environment.packages(python, {"deepspeed": "x.json", "load_in_4bit": True}).facts
-    assert facts["torch.build"] in ("cpu", "cuda")
-    assert str(facts["version.axolotl"]).startswith("0.")
-    assert "packages.absent" not in facts
-    assert isinstance(environment.deepspeed_ops(python).facts["ds_op.async_io"], bool)
 
 
 @fake_nvml("gpus 4\ndriver 580.95.05\n@0 * memory 81559 1000 615\n")
