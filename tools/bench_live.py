@@ -166,6 +166,9 @@ def answers(ftdoctor: str, folder: Path, env: Mapping[str, str], size: int) -> l
     seen: list[float] = []
     try:
         _drawn(terminal, b"Overview")
+        opened = time.monotonic() + 10
+        while not _unread(pid, log) and time.monotonic() < opened:
+            _quiet(terminal, 0.05)
         while len(seen) < PRESSES and _unread(pid, log):
             for key, name in VIEWS.items():
                 start = time.perf_counter()

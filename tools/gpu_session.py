@@ -10,8 +10,9 @@ Models are Llama-shaped with random weights. Parts (default: those that the GPUs
     killed     the last rank is killed: the first cause
     one-gpu    one process although two GPUs are there
     oom        a batch that does not fit: the cause, and `--retry-with-fix`
-    cost       the training time with and without ftdoctor, alternated
-    batched    64 prompts to a 1B-shaped model, one by one and batched
+    alongside  one run of QLoRA; `watch` with its screen comes and goes beside it: step times with and without it
+    cost       step times of runs under `launch` and of the bare command, alternated
+    batched    64 prompts to a 1B-shaped model, one by one and in one batch
 
 Each part prints what was seen; logs, journals and diagnoses lie under OUT, a folder per part.
 """
@@ -19,15 +20,18 @@ Each part prints what was seen; logs, journals and diagnoses lie under OUT, a fo
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +42,7 @@ from tools.calibrate_memory import prepare
 ROOT = Path(__file__).resolve().parent.parent
 FTDOCTOR = [sys.executable, "-m", "ftdoctor"]
 KEPT = ("train.log", "journal.jsonl", "diagnosis.json", "run.json")
-STUDENT = (0.0, 12.71, 4.303, 3.182, 2.776, 2.571)  # two-sided 95 %, by degrees of freedom
+STUDENT = (0.0, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # two-sided 95 %, by degrees of freedom
 QLORA: dict[str, Any] = {
     "base_model": "llama-1b", "tokenizer_type": "PreTrainedTokenizerFast", "chat_template": "llama3",
     "special_tokens": {"pad_token": "<|end_of_text|>"}, "datasets": [{"path": "chat.jsonl", "type": "chat_template"}],
@@ -190,52 +194,113 @@ def oom(out: Path) -> None:
             _keep(out, place.name)
 
 
+def _watched_steps(command: list[str], log: Path) -> tuple[subprocess.Popen[bytes], list[float]]:
+    """The process, and the times at which it wrote the line of a step: a list that grows."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    stream, times = process.stdout, []
+
+    def read() -> None:
+        with log.open("wb", buffering=0) as kept:
+            for line in iter(stream.readline, b""):
+                if b"'loss'" in line:
+                    times.append(time.perf_counter())
+                kept.write(line)
+
+    threading.Thread(target=read, daemon=True).start()
+    return process, times
+
+
+def _interval(differences: list[float]) -> str:
+    """Mean and 95 % interval (Student) of relative differences."""
+    number = len(differences)
+    mean, spread = statistics.mean(differences), statistics.stdev(differences)
+    half = STUDENT[min(number - 1, len(STUDENT) - 1)] * spread / number**0.5
+    return f"{mean:+.2%}, 95 % interval {mean - half:+.2%} to {mean + half:+.2%}, {number} pairs"
+
+
+def alongside(out: Path, pairs: int = 7, seconds: float = 20.0) -> None:
+    """Blocks of `seconds` with and without `ftdoctor watch` on a terminal of its own, in one run: paired means."""
+    bare = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(gpus()), "-m", "axolotl.cli.train"]
+    log = Path("alongside.log")
+    process, times = _watched_steps([*bare, _config("alongside", max_steps=5000)], log)
+    _until(process, lambda: len(times) >= 20, 150)
+    means: dict[bool, list[float]] = {True: [], False: []}
+    for block in range(2 * pairs):
+        with_it = block % 4 in (0, 3)  # neither is always the first
+        began = len(times)
+        watcher = None
+        if with_it:
+            watcher = subprocess.Popen(["script", "-qfc", f"{shlex.join(FTDOCTOR)} watch {log}", "/dev/null"],
+                                       stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+                                       env={**os.environ, "TERM": "xterm-256color"})  # fmt: skip
+        time.sleep(seconds)
+        if watcher is not None:
+            alive = watcher.poll() is None
+            subprocess.run(["pkill", "-f", f"ftdoctor watch {log}"], check=False)
+            watcher.wait()
+            if not alive:
+                raise RuntimeError("watch ended by itself")
+        seen = times[began:]
+        means[with_it].append((seen[-1] - seen[0]) / (len(seen) - 1))
+    process.kill()
+    process.wait()
+    subprocess.run(["pkill", "-9", "-f", "axolotl.cli.train"], check=False)
+    differences = [(a - b) / b for a, b in zip(means[True], means[False])]  # noqa: B905
+    print(f"step, ms: with {[round(1e3 * m, 1) for m in means[True]]}")
+    print(f"step, ms: without {[round(1e3 * m, 1) for m in means[False]]}")
+    print(f"alongside: {_interval(differences)}")
+    (out / "alongside.json").write_text(json.dumps({"with": means[True], "without": means[False]}))
+
+
 def cost(out: Path, pairs: int = 5) -> None:
-    """`train_runtime` of the same run with and without ftdoctor: mean difference, 95 % interval (Student)."""
-    config = _config("cost", max_steps=150)
+    """The median step of runs under `launch` and of the bare command; the first ten steps are left out."""
+    config = _config("cost", max_steps=60)
     bare = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(gpus()), "-m", "axolotl.cli.train"]
 
-    def runtime(log: Path) -> float:
-        found = re.findall(r"'train_runtime': '?([\d.]+)", log.read_text(errors="replace"))
-        return float(found[-1]) if found else float("nan")
+    def step(command: list[str], log: str) -> float:
+        process, times = _watched_steps(command, Path(log))
+        process.wait(300)
+        gaps = [b - a for a, b in itertools.pairwise(times[10:])]
+        return statistics.median(gaps)
 
-    differences = []
+    differences: list[float] = []
     for number in range(pairs):
-        _end(_launch(config, f"cost{number}"), 120)
-        with Path(f"bare{number}.log").open("wb") as log:
-            subprocess.run([*bare, config], stdout=log, stderr=subprocess.STDOUT)
-        a, b = runtime(Path(f"ftdoctor-runs/cost{number}/train.log")), runtime(Path(f"bare{number}.log"))
-        print(f"pair {number + 1}: with {a:.2f} s, without {b:.2f} s", flush=True)
-        differences.append((a - b) / b)
+        ours = [*FTDOCTOR, "launch", config, "--name", f"cost{number}", "--launcher", "torchrun", "--processes"]
+        commands = [([*ours, str(gpus())], f"with{number}.log"), ([*bare, config], f"bare{number}.log")]
+        order = commands if number % 2 else commands[::-1]  # neither is always the first
+        taken = {log[:4]: step(command, log) for command, log in order}
+        print(f"pair {number + 1}: with {1e3 * taken['with']:.1f} ms, without {1e3 * taken['bare']:.1f} ms", flush=True)
+        differences.append((taken["with"] - taken["bare"]) / taken["bare"])
+        (out / "cost.json").write_text(json.dumps(differences))
         if number:
-            mean, spread = statistics.mean(differences), statistics.stdev(differences)
-            half = STUDENT[number] * spread / (number + 1) ** 0.5
-            print(f"cost: {mean:+.2%}, 95 % interval {mean - half:+.2%} to {mean + half:+.2%}, {number + 1} pairs")
-            (out / "cost.json").write_text(json.dumps({"relative": differences, "mean": mean, "half_width": half}))
+            print(f"cost: {_interval(differences)}", flush=True)
 
 
 def batched(out: Path) -> None:
-    """The same 64 prompts one by one and 32 at a time."""
+    """The same 64 prompts one by one and all at once."""
     rows = [{"prompt": f"Question {n}: name {n % 7 + 2} things that are red.", "category": "own"} for n in range(64)]
     Path("prompts.jsonl").write_text("\n".join(json.dumps(r) for r in rows) + "\n")
-    seconds = {}
-    for size in (1, 32):
+    seconds: dict[int, list[float]] = {}
+    for size in (1, 64):
         began = time.monotonic()
         done = subprocess.run(
             [*FTDOCTOR, "evaluate", "--model", "llama-1b", "--prompts", "prompts.jsonl", "--batch-size", str(size),
              "--max-new-tokens", "128", "--out", f"batched{size}.jsonl"], capture_output=True, text=True,
         )  # fmt: skip
-        seconds[size] = time.monotonic() - began
-        print(
-            f"batch size {size}: exit {done.returncode}, {seconds[size]:.1f} s, load and scoring included", flush=True
-        )
-    print(f"batched: {seconds[1] / seconds[32]:.1f} times faster")
+        whole = time.monotonic() - began
+        found = re.search(r"answers of .* tokens in ([\d.]+) s", done.stdout)
+        seconds[size] = [float(found[1]) if found else float("nan"), whole]
+        print(f"batch size {size}: exit {done.returncode}, answers in {seconds[size][0]:.1f} s, all in {whole:.1f} s")
+        print(done.stdout[-600:] + done.stderr[-600:], flush=True)
+    quicker = [one / many for one, many in zip(seconds[1], seconds[64])]  # noqa: B905
+    print(f"batched: answers {quicker[0]:.1f} times faster, all of it {quicker[1]:.1f} times")
     (out / "batched.json").write_text(json.dumps(seconds))
 
 
 PARTS: dict[str, Callable[[Path], None]] = {
     "machine": machine, "healthy": healthy, "stopped": stopped, "killed": killed, "one-gpu": one_gpu, "oom": oom,
-    "cost": cost, "batched": batched,
+    "alongside": alongside, "cost": cost, "batched": batched,
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -241,7 +242,8 @@ def judge_models(options: argparse.Namespace) -> Outcome:
     kept = resume(out, models, prompts, chosen)
     if kept:
         print(f"ftdoctor: {kept} answers of {out} are kept", file=sys.stderr)
-    with progress_bar() as bar:
+    keep = Keeper(lambda: write_atomic(out, _lines(models, prompts, chosen)))
+    with keep, progress_bar() as bar:
         base = next((m for m in models if m.name == "base"), None)
         # the base comes last: loaded once, it answers and judges how likely the answers of the others are
         for target in [*(m for m in models if m is not base), *([base] if base else [])]:
@@ -251,7 +253,7 @@ def judge_models(options: argparse.Namespace) -> Outcome:
                 event: dict[str, Any], advance: Callable[[int], None] = advance, made: Generation = target
             ) -> None:
                 if event["event"] == "answer":
-                    write_atomic(out, _lines(models, prompts, chosen))
+                    keep()
                     advance(len(made.rows))
 
             keys, texts = to_score(models) if target is base else ([], [])
@@ -290,6 +292,36 @@ def to_score(models: Sequence[Generation]) -> tuple[list[tuple[Generation, int]]
     return keys, [strip_markers(str(m.rows[i]["output"])).strip() for m, i in keys]
 
 
+class Keeper:
+    """Writes what there is now and then, so that an interrupted run loses little and writing costs little.
+
+    All answers are judged again with each writing: it takes at most a tenth of the time. As a context manager it writes
+    once more at the end when something is left, whatever ends it.
+    """
+
+    def __init__(self, write: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> None:
+        """`write` writes all of it; `clock` gives seconds."""
+        self._write, self._clock, self._next, self._left = write, clock, 0.0, False
+
+    def __call__(self) -> None:
+        """There is something new."""
+        began = self._clock()
+        self._left = began < self._next
+        if not self._left:
+            self._write()
+            ended = self._clock()
+            self._next = ended + max(1.0, 9 * (ended - began))
+
+    def __enter__(self) -> Keeper:
+        """Nothing to do."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Write what was left."""
+        if self._left:
+            self._write()
+
+
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], Callable[[int], None]]]:
     """`bar(name, done, total)` gives a function that takes the number done; silent where nobody looks."""
@@ -325,6 +357,8 @@ def print_result(result: Judged, diagnosis: Diagnosis) -> None:
     if made.died:
         print(f"  could not be asked: {printable(made.died)}")
     print(f"  {total - result.broken} of {total} answers are healthy")
+    if speed := made.measured.get("speed"):
+        print(f"  {speed['answers']} answers of {speed['tokens']:,} tokens in {speed['seconds']:.1f} s")
     if result.same:
         print(f"  {len(result.same)} identical answers to different prompts")
     if result.perplexity is not None:

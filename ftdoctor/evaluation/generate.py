@@ -197,7 +197,7 @@ def _take(line: str, target: Generation, on_event: OnEvent) -> bool:
         target.info = event
     elif kind == "scored":
         target.base_loss[int(event["index"])] = float(event["loss"])
-    elif kind in ("reference", "format"):
+    elif kind in ("reference", "format", "speed"):
         target.measured[kind] = event
     elif kind == "error":
         target.died = f"{event['type']}: {event['message']}"

@@ -4,8 +4,8 @@ Reads one JSON object per line from standard input, the first being the job: {"m
 [{"messages", "seed", "reference", "ids"}], "settings": {"max_new_tokens", "batch_size", "temperature", "top_p",
 "chat_template", "generation_prompt"}, "have": [index], "score": [text], "stay": bool}. A question has `messages`, or
 `ids`, the prompt as training tokenised it; `seed` null means greedy. With `stay`, further lines are lists of questions.
-Writes one JSON object per line to standard output: {"event": "loading" | "loaded" | "answer" | "reference" | "format" |
-"scored" | "done" | "error"}. What libraries print goes to standard error.
+Writes one JSON object per line to standard output: {"event": "loading" | "loaded" | "answer" | "speed" | "reference" |
+"format" | "scored" | "done" | "error"}. What libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import math
 import os
 import sys
+import time
 from typing import Any
 
 OUT = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -154,6 +155,7 @@ class Asker:
 
     def answer(self, questions: list[dict[str, Any]], have: set[int]) -> None:
         """Answers in batches: prompts of like length and one seed together."""
+        began, total, number = time.monotonic(), 0, 0
         ids = [self.ids(q) for q in questions]
         left = [i for i in range(len(ids)) if i not in have]
         left.sort(key=lambda i: (questions[i].get("seed") is not None, questions[i].get("seed") or 0, len(ids[i])))
@@ -174,6 +176,9 @@ class Asker:
                     tokens=len(kept),
                     special=sum(token in self.known for token in kept),
                 )
+                total, number = total + len(kept), number + 1
+        if number:
+            say("speed", seconds=round(time.monotonic() - began, 3), answers=number, tokens=total)
 
     def loss(self, prompt: list[int], answer: list[int]) -> tuple[float, int]:
         """Sum of -ln p of the answer's tokens after the prompt, and their number."""

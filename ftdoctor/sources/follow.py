@@ -19,7 +19,7 @@ from ftdoctor.sources.files import Input, is_log_name, own_words, rank_of
 from ftdoctor.sources.nodes import node_of
 
 CHUNK = 1 << 16
-PER_POLL = 1 << 20  # bytes of one file per poll, so that a large backlog does not starve the other files or the screen
+PER_POLL = 1 << 18  # bytes of one file per poll, so that a large backlog does not starve the other files or the screen
 RESCAN_SECONDS = 2.0
 MAX_FILES = 256
 

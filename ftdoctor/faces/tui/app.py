@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from rich.text import Text
-from textual import on
+from textual import events, on
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical
@@ -125,6 +125,12 @@ class DoctorApp(App[None]):
         self.show(EMPTY)
         if self._poller is not None:
             self._poller.start(lambda frame: self.post_message(FrameTaken(frame)))
+
+    async def on_event(self, event: events.Event) -> None:
+        """Tell the reader of somebody at the keys, before they are handled."""
+        if self._poller is not None and isinstance(event, events.InputEvent):
+            self._poller.attend()
+        await super().on_event(event)
 
     # -- frames --------------------------------------------------------------------------------------------------
 

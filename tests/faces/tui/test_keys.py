@@ -258,3 +258,32 @@ def test_words_of_the_reading_threads_while_the_screen_is_taken_down() -> None:
         app._running = True
 
     drive((80, 24), scenario)
+
+
+def test_reading_gives_way_to_keys_but_never_stops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from ftdoctor.faces.tui import poller as module
+    from ftdoctor.live import LiveSession
+    from ftdoctor.ruleset.load import load
+
+    clock, waits = [100.0], []
+
+    class Stop:
+        def wait(self, seconds: float) -> None:
+            waits.append(seconds)
+            clock[0] += seconds
+
+    poller = Poller(LiveSession(load(), [str(tmp_path / "none.log")]), 0.25)
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(poller, "_stop", Stop())
+    assert poller._give_way(), "nobody acts: frames may be made"
+    assert not waits, "and reading does not rest"
+    for number in range(100):  # a key every 20 ms for two seconds, 10 ms of reading in each
+        clock[0] = max(clock[0], 100.0 + number * 0.02)
+        poller.attend()
+        assert not poller._give_way()
+        clock[0] += 0.01
+    assert sum(waits) > 0.5, "it rests while keys come"
+    assert sum(waits) < 0.75 * (clock[0] - 100.0), "and reads on all the same"
+    clock[0] += 1.0
+    assert poller._give_way()
+    poller._watcher.close()

@@ -158,3 +158,29 @@ def test_a_base_without_a_template_is_no_news() -> None:
         assert (
             facts(judged(Generation(name, "m", None, info={"template": "missing"}), ())).get("answers.template") == seen
         )
+
+
+def test_answers_are_kept_now_and_then_and_at_the_end() -> None:
+    from ftdoctor.cli.evaluate import Keeper
+
+    clock, written = [0.0], []
+
+    def write() -> None:
+        written.append(clock[0])
+        clock[0] += 0.5
+
+    def asked() -> None:
+        with Keeper(write, lambda: clock[0]) as keep:
+            for _ in range(100):
+                keep()
+                clock[0] += 0.1
+            clock[0] = 30.0
+            keep()
+            keep()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        asked()
+    assert written[0] == 0.0
+    assert 4.99 < written[1] < 5.2, "writing took 0.5 s, so the next comes 4.5 s later"
+    assert written[-2:] == [30.0, 30.5], "once more when it is interrupted, because something was left"

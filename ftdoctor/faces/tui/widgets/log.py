@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import ClassVar
@@ -27,6 +28,8 @@ NUMBER = 8  # cells of the line number
 CACHE = 2048
 WIDEST = 4096
 IDLE = 0.25
+PIECE = 1 << 20  # bytes indexed in one go; the thread holds up the screen as long as that takes
+TOLD_SECONDS = 0.1  # between two words of more lines while an old log is indexed
 
 
 class LogView(ScrollView, can_focus=True):
@@ -157,15 +160,20 @@ class LogView(ScrollView, can_focus=True):
         self._shown = False
 
     def _work(self) -> None:
+        told, news = 0.0, False
         while not self._over:
             busy = False
             log, found = self._file, [m for m in (self._filter, self._search) if m is not None]
             if log is not None and self._shown:
-                grew = log.extend()
+                grew = log.extend(PIECE)
                 hits = [matches.step() for matches in found]
                 busy = log.indexed < log.size or any(not m.done for m in found)
-                if grew or any(hits):
+                news = news or grew or any(hits)
+                if news and (not busy or time.monotonic() - told >= TOLD_SECONDS):
                     self.post_message(self.Grew())
+                    told, news = time.monotonic(), False
+                if busy:
+                    time.sleep(0.0005)  # the screen gets its turn
             if not busy:
                 self._turn.wait(IDLE if self._shown else None)
                 self._turn.clear()
