@@ -23,7 +23,10 @@ def damage(prompt: str, text: str) -> str:
     broken = sum(text.count(char) for char in "\ufffd\ufffe\x00") + sum(1 for c in text if "\ue000" <= c <= "\uf8ff")
     if broken >= 3 and broken > 0.02 * len(text):
         return f"{broken} broken characters"
-    marks = sum(unicodedata.category(char) in ("Mn", "Me") for char in text)
+    # variation selectors and the keycap's frame belong to emoji (Unicode Technical Standard 51)
+    marks = sum(
+        unicodedata.category(c) in ("Mn", "Me") and not "\ufe00" <= c <= "\ufe0f" and c != "\u20e3" for c in text
+    )
     if marks >= 6 and marks > 2 * sum(char.isalpha() for char in text):
         return f"{marks} combining marks with nothing to combine with"
     if _ABOUT.search(prompt):

@@ -13,8 +13,9 @@ import itertools
 import re
 
 from ftdoctor.evaluation.characters import damage
-from ftdoctor.evaluation.languages import foreign
+from ftdoctor.evaluation.languages import NAMES_A_LANGUAGE, foreign
 from ftdoctor.evaluation.markers import TOKEN, strip_markers
+from ftdoctor.evaluation.repetition import ASKED, PATTERN, VERSE
 from ftdoctor.evaluation.text import Answer, bounded, code_spans, letters, prose, without_thinking, words
 
 _DET = frozenset(["the", "a", "an", "my", "your", "their", "our", "its", "every"])
@@ -41,6 +42,26 @@ _AUX = frozenset(
         "did",
     ]
 )
+_AFTER_PREP = frozenset(
+    [
+        "is",
+        "are",
+        "was",
+        "were",
+        "of",
+        "with",
+        "and",
+        "or",
+        "but",
+        "because",
+        "although",
+        "whereas",
+        "however",
+        "has",
+        "had",
+        "than",
+    ]
+)
 _AFTER_DET = frozenset(["to", "for", "by", "it", "he", "she", "they", "we", "this", "these"])
 _FUNCTION = _DET | _PREP | _CONJ | _AUX | frozenset(
     ["to", "in", "on", "for", "by", "as", "that", "this", "it", "he", "she", "they", "we", "you", "i",
@@ -64,12 +85,22 @@ _LIST = re.compile(
     r"jabberwocky|scat|keyboard|token|characters?|brackets?|pattern|morse|brainf\w*|uuid|key|telegraphic"
     r"|caption|title|dots?|grid|fill|board)\b"
 )
-_PLACEHOLDER = re.compile(
-    r"\A\s*(?:\{\{?\s*(?:output|response|answer|instruction|input|prompt|text|content|message(?:\.content"
-    r"|\['content'\])?|assistant|completion|"
-    r"generation|messages\[\d\].*)\s*\}?\}\s*)+\Z|\A\s*(?:<no_?output>|\[object Object\]|nan|undefined|<output>"
-    r"|\[(?:OUTPUT|RESPONSE|ANSWER)\])\s*\Z"
+_SLOT = (
+    r"(?:outputs?|responses?|answers?|instructions?|input|prompt|text|content|message|assistant|completion|generation"
+    r"|result)"
 )
+# The whole answer is one slot of a format that was never filled in
+_PLACEHOLDER = re.compile(
+    rf"(?i)\A\s*(?:\{{\{{?\s*(?:{_SLOT}(?:\.content|\['content'\])?|messages\[\d\].*)\s*\}}?\}}\s*)+\Z"
+    rf"|\A\s*(?:<no_?output>|\[object Object\]|nan|undefined"
+    rf"|<(?:your |the |model )?{_SLOT}(?: here| goes here)?>"
+    rf"|\[(?:insert |your |enter |the |write |put )*{_SLOT}(?: text| here| goes here)*\])\s*\Z"
+)
+# Questions that no "none" answers
+_OPEN_QUESTION = re.compile(
+    r"(?i)^\W*(?:how (?:do|does|did|can|to|should)|why|explain|describe|tell|write|give me|suggest)\b[^:]*\Z"
+)
+_NOTHING = re.compile(r"(?i)\A\s*(?:none|null|nil|n/a)\.?\s*\Z")
 _TEMPLATE_ASKED = re.compile(
     r"(?i)\b(?:placeholder|template|nan|undefined|f-?string|format|variable|javascript|python|float|numpy"
     r"|pandas|json)\b"
@@ -79,6 +110,13 @@ _ABOUT_MARKUP = re.compile(r"(?i)wiki|markup|template|jinja|citation|reference|l
 _NUMBERS = re.compile(
     r"(?i)\d|\b(?:numbers?|digits?|count|squares?|cubes?|powers?|primes?|fibonacci|factorials?|pi|sequence|series|data"
     r"|values?|samples?|scores?|sorted?|array|vector|matrix|multiples?|even|odd|dates?|years?|lottery|binary|rows?)\b"
+)
+_ENGLISH = re.compile(
+    r"(?i)\b(?:what|how|why|who|when|where|which|the|is|are|do|does|write|tell|explain|give|name|describe)\b"
+)
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
+_SPELLS = re.compile(
+    r"(?i)\b(?:spell\w*|letters?|alphabet\w*|flips?|tosses|notes?|chords?|scale|grades?|answers?|spaced|vowels?)\b"
 )
 _MORPHEMES = re.compile(r"(?i)suffix|prefix|ending|morphem|syllab|rhym|tokeni[sz]|subword|stem")
 _SYMBOL = re.compile(r"[^\w\s]+\Z")
@@ -96,6 +134,8 @@ def find_incoherence(answer: Answer) -> str:
     text = without_thinking(output) or output
     if _PLACEHOLDER.match(text) and not _TEMPLATE_ASKED.search(answer.prompt):
         return f"the answer is the placeholder {text.strip()}"
+    if _NOTHING.match(text) and _OPEN_QUESTION.match(answer.prompt) and not _TEMPLATE_ASKED.search(answer.prompt):
+        return f"the answer is the value {text.strip()}"
     if why := damage(answer.prompt, text):
         return why
     plain = prose(TOKEN.sub(" ", text))
@@ -104,6 +144,8 @@ def find_incoherence(answer: Answer) -> str:
         symbols(answer, plain)
         or ("" if code else leftovers(answer, text))
         or foreign(answer, prose(TOKEN.sub(" ", text), whole_lines=True))
+        or spaced(answer, plain)
+        or ("" if code else torn(answer, plain))
         or salad(answer, plain)
         or unpronounceable(answer, plain)
     )
@@ -118,16 +160,23 @@ def symbols(answer: Answer, plain: str) -> str:
         if not answer.cut
         else re.search(r"([^\s\-=_*.~#─━═|█░▓])\1{23,}", plain)
     )
-    if run and not re.search(
-        r"(?i)\b(?:zeros?|digits?|decimal|binary|long|scream|repeat|times|laugh|fraction|buffer|string|bytes?"
-        r"|line|pad\w*)\b|1/\d|\b\d+ \S{1,3}\b",
-        answer.prompt,
+    if (
+        run
+        and not PATTERN.search(answer.prompt)
+        and not re.search(
+            r"(?i)\b(?:zeros?|digits?|decimal|binary|long|scream|repeat|times|laugh|fraction|buffer|string|bytes?"
+            r"|line|pad\w*)\b|1/\d|\b\d+ \S{1,3}\b",
+            answer.prompt,
+        )
     ):
         return f"`{run[1]}` {len(run[0])} times in a row"
-    return _soup(plain.split(), 0.35) or _soup(prose(strip_markers(answer.output), whole_lines=True).split(), 0.6)
+    return _soup(plain, 0.35) or _soup(prose(strip_markers(answer.output), whole_lines=True), 0.6)
 
 
-def _soup(tokens: list[str], share: float) -> str:
+def _soup(text: str, share: float) -> str:
+    tokens, lines = text.split(), len([line for line in text.split("\n") if line.strip()])
+    if sum(bool(_SYMBOL.match(t)) for t in tokens) == len(tokens) <= lines:
+        return ""  # a symbol word a line: a picture
     tokens = [t for t in tokens if t not in ("[", "]", "[x]", "[X]", "[]", "(", ")", "()")]
     if len(tokens) < 8:
         return ""
@@ -145,6 +194,55 @@ def _soup(tokens: list[str], share: float) -> str:
 
 def _emoji(tokens: list[str]) -> bool:
     return sum(1 for t in tokens if ord(t[0]) > 0x2000) > 0.5 * len(tokens)
+
+
+def spaced(answer: Answer, plain: str) -> str:
+    """Words spelt with blanks between their letters, and words made of three letters only."""
+    if _LIST.search(answer.prompt) or PATTERN.search(answer.prompt) or _SPELLS.search(answer.prompt):
+        return ""
+    tokens = [t for t in plain.split() if t.isalpha() and t.isascii()]
+    single = [t for t in tokens if len(t) == 1 and t.islower()]
+    if (
+        len(single) >= 14
+        and len(single) >= 0.8 * len(plain.split())
+        and len(set(single)) >= 8
+        and single != sorted(single)
+    ):
+        return f"{len(single)} of {len(plain.split())} words are single letters"
+    joined = "".join(tokens).lower()
+    few = len(set(joined)) <= 3 and len(joined) >= 30 and len(tokens) >= 6 and len(set(tokens)) >= 4
+    if few and not ASKED.search(answer.prompt) and not VERSE.search(answer.prompt):
+        return f"{len(tokens)} words of {len(set(joined))} letters"
+    return ""
+
+
+def torn(answer: Answer, plain: str) -> str:
+    """Closing brackets of which none was opened, and figures between stray symbols: pieces of code and tables."""
+    if _LIST.search(answer.prompt) or PATTERN.search(answer.prompt):
+        return ""
+    text = re.sub(r"(?<!\S)[\w.]{1,4}\)|[:;8=][-'^o]?[)(\]\[}{]|['\"`][()\[\]{}]['\"`]", " ", plain)
+    stack, wrong = [], []
+    for char in re.findall(r"[()\[\]{}]", text):
+        if char in _PAIRS:
+            stack.append(char)
+        elif stack and _PAIRS[stack[-1]] == char:
+            stack.pop()
+        else:
+            wrong.append(char)
+    if len(set(wrong)) >= 2 and len(wrong) >= 3 and len(wrong) >= 0.1 * len(plain.split()):
+        return "closing brackets that nothing opened: " + " ".join(wrong[:6])
+    tokens = plain.split()
+    bare = [not any(c.isalnum() for c in t) for t in tokens]
+    pairs = sum(a and b for a, b in itertools.pairwise(bare))
+    if (
+        len(tokens) >= 16
+        and letters(plain) == 0
+        and "\n" not in plain.strip()
+        and pairs >= 3
+        and not _NUMBERS.search(answer.prompt)
+    ):
+        return f"{len(tokens)} figures and symbols in no order"
+    return ""
 
 
 def leftovers(answer: Answer, text: str) -> str:
@@ -179,6 +277,8 @@ def salad(answer: Answer, plain: str) -> str:
     pieces = [w for w in tokens if w in _ENDINGS]
     if len(pieces) >= 6 and len(pieces) >= 0.2 * len(tokens) and not _MORPHEMES.search(answer.prompt):
         return "pieces of words: " + ", ".join(list(dict.fromkeys(pieces))[:5])
+    # other languages join with other words (Malay, Basque, Uzbek ...): an answer to an English question is English
+    english_asked = bool(_ENGLISH.search(answer.prompt)) and not NAMES_A_LANGUAGE.search(answer.prompt)
     for line in re.split(r"[\n.,;:!?]+", plain):
         run = words(line)
         latin = [w for w in run if w.isascii() and w.isalpha() and len(w) > 1]
@@ -187,6 +287,7 @@ def salad(answer: Answer, plain: str) -> str:
         varied = len(set(run)) >= 0.5 * len(run)  # else it is a loop, which has its own name
         if (
             varied
+            and english_asked
             and len(run) >= least
             and len(latin) >= 0.8 * len(run)
             and sum(w in _FUNCTION for w in run) <= 0.07 * len(run)
@@ -218,12 +319,11 @@ def _impossible(a: str, b: str) -> bool:
             or b in ("but", "because", "than", "nor")
         )
     if a in _PREP:
-        return b in ("is", "are", "was", "were", "of", "and", "or", "but", "because", "has", "had", "than") and (
-            a,
-            b,
-        ) != ("from", "of")
+        return b in _AFTER_PREP and (a, b) != ("from", "of")
+    if a == "for":
+        return b in ("of", "with", "and", "is", "are", "was", "were")
     if a in ("is", "was", "are", "were"):
-        return b in ("is", "was", "were", "are", "does", "did", "has", "had")
+        return b in ("is", "was", "were", "are", "does", "did", "has", "had", "been", "be", "will", "would")
     return a in ("and", "or", "but") and b in ("and", "or", "but", "of", "than") and a != b
 
 

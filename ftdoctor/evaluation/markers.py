@@ -33,6 +33,10 @@ _TOKENS = (
     r"<fim_(?:prefix|middle|suffix|pad)>|<0x[0-9A-F]{2}>",
     r"<(?:human|bot|Human|Bot|USER|ASSISTANT|AI|User|Assistant)>:?|<用户>|<\|EOT\|>",
     r"<no_?(?:input|output)>",
+    r"⁇",  # how SentencePiece writes its unknown token (unk_surface)
+    # tokens of which a sanitizer took the brackets
+    r"(?<![\w<|`'\"/.])(?:im_(?:start|end)|eot_id|eom_id|(?:start|end)_header_id|(?:start|end)_of_turn|end_of_text"
+    r"|begin_of_text)(?=\s*\n|\s*\Z)|(?<=[.!?])(?:im_end|eot_id|end_of_turn)\b",
 )
 TOKEN = re.compile("|".join(_TOKENS))
 
@@ -64,6 +68,9 @@ _HELPERS = (
 ROLE_TURN = re.compile(rf"(?m)^[ \t]*\**(?:{_USERS}|{_HELPERS}|Question|Q|A|Answer|Input|Output)\**[:：]\**(?= |$|\w)")
 USER_TURN = re.compile(rf"(?m)^[ \t]*\**(?:{_USERS})\**[:：]")
 HELPER_START = re.compile(rf"\A\s*(?:{_HELPERS})[:：]\s*(?=\S)")
+FORM_LABEL = re.compile(
+    r"(?im)^[ \t]*(?:instructions?|input|output|question|answer|response|prompt|context|system)[ \t]*[:：]"
+)
 OUTPUT_START = re.compile(r"\A\s*(?:Output|Response):\s*(?=\S)")
 STRIPPED_TURNS = re.compile(r"(?ms)(?:^|\n)user\n.*?\n(?:assistant|model)(?:\n|\Z)")
 HARMONY = re.compile(
@@ -87,6 +94,6 @@ DIALOGUE = re.compile(
 
 def strip_markers(text: str) -> str:
     """The answer with template text replaced by line breaks."""
-    for pattern in (TOKEN, HEADERS, RESPONSE, ROLE_WORD, ROLE_TURN):
+    for pattern in (TOKEN, HEADERS, RESPONSE, ROLE_WORD, ROLE_TURN, FORM_LABEL):
         text = pattern.sub("\n", text)
     return re.sub(r"and provide[sd]? further context\.?|Write a response[^.\n]*\.", "\n", text)

@@ -11,6 +11,7 @@ and in linear time.
 
 from __future__ import annotations
 
+import itertools
 import re
 import zlib
 from collections.abc import Sequence
@@ -21,21 +22,27 @@ from ftdoctor.evaluation.text import Answer, bounded, code_spans, letters, prose
 
 TAIL = 4000
 _ROW = re.compile(r"(?i)[ \t]*(?:[-*][ \t]*)?\w+[ \t]*\d+[:.)]|[^,\n]*,[^,\n ]*,")
-_ASKED = re.compile(
+# Words that count; a sentence that is said again with the next of them is said again
+_ORDINAL = re.compile(
+    r"(?i)\b(?:first|second|third|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|\w+teen|twentie|thirtie)th|next|another"
+    r"|1st|2nd|3rd|\d+th)\b"
+)
+ASKED = re.compile(
     r"(?i)\b(?:repeat\w*|\d+ ?(?:times|x)\b|times|over and over|again and again|chant|mantra|laugh|hundred"
     r"|thousand|forever|wiederhol\w*|"
     r"\d+ ?mal|répèt\w*|\d+ fois|repit\w*|\d+ veces)\b|重复|重複|[\d一二三四五六七八九十百]+[次遍]|繰り返"
 )
-_VERSE = re.compile(
+VERSE = re.compile(
     r"(?i)\b(?:poem|lyrics?|song|chorus|refrain|verse|hymn|rhyme|rap|sing|villanelle|litany|ballad|prayer|haiku"
     r"|gedicht|lied|poème|chanson|"
-    r"poema|canción|jingle|lullaby|onomatopoeia|beatbox|scream|sound)\b|诗|歌"
+    r"poema|canción|jingle|lullaby|onomatopoeia|beatbox|scream|sound|outro|intro|tune|melody|psalm|ode|nursery|sonnet|limerick|carol"
+    r"|anthem|stanzas?|couplets?|choir|gospel|drum|beat|rhythm|riff|tab)\b|诗|歌"
 )
-_NUMERIC = re.compile(
+PATTERN = re.compile(
     r"(?i)\b(?:zeros?|ones?|matrix|array|vectors?|tables?|csv|digits?|decimal\w*|expansion|binary|hex\w*|list"
     r"|pattern|ascii|art|draw\w*|"
     r"grid|divider|separator|line|bytes?|bits?|stars?|json|rows?|numbers?|sequence|dna|padding|string|buffer"
-    r"|board|map|bar|chart|emoji|fill\w*|"
+    r"|board|map|bar|chart|emoji|fill\w*|fasta|genom\w*|nucleotides?|codons?|rna|poly-?\w+|dump|"
     r"decimals?|pi|fraction|divide|\w*1/\d+\w*)\b|零|图"
 )
 
@@ -96,7 +103,8 @@ def tail_period(text: str, least: float = 2.0) -> Loop | None:
 def duplicate_share(text: str) -> tuple[float, int]:
     """Share of sentences and lines (of four words and more) that were said before, and how many there are."""
     units = [
-        " ".join(words(re.sub(r"^\s*(?:\d+[.)]|[-*•])\s*", "", unit))) for unit in re.split(r"[\n.!?。！？]+", text)
+        " ".join(words(_ORDINAL.sub("0", re.sub(r"^\s*(?:\d+[.)]|[-*•])\s*", "", unit))))
+        for unit in re.split(r"[\n.!?。！？।]+", text)
     ]
     units = [unit for unit in units if unit.count(" ") >= 3 and letters(unit) >= 10]
     return (1.0 - len(set(units)) / len(units), len(units)) if units else (0.0, 0)
@@ -105,10 +113,10 @@ def duplicate_share(text: str) -> tuple[float, int]:
 def find_loop(answer: Answer) -> str:
     """Why the answer is a loop, or an empty string."""
     text = bounded(answer.output)
-    asked = bool(_ASKED.search(answer.prompt)) and not _too_often(answer)
+    asked = bool(ASKED.search(answer.prompt)) and not _too_often(answer)
     if asked and not (answer.cut and len(text) > 20 * max(len(answer.prompt), 100)):
         return ""
-    verse = bool(_VERSE.search(answer.prompt))
+    verse = bool(VERSE.search(answer.prompt)) or _counts_down(text)
     if gap := re.search(r"\n(?:[ \t]*\n){39,}", text):
         return f"{gap.group().count(chr(10))} empty lines in a row"
     normal = re.sub(r"(?m)^[ \t]*\d+[.):][ \t]*", "#", text)
@@ -118,12 +126,13 @@ def find_loop(answer: Answer) -> str:
     if answer.cut and not code_spans(text):
         loose = tail_period(re.sub(r"\d+", "0", normal))
         rows = re.search(
-            r"(?i)\b(?:rows?|insert|csv|generate|list|table|data|schedule|log|numbers?|names?|ids?)\b", answer.prompt
+            r"(?i)\b(?:rows?|insert|csv|generate|list|table|data|schedule|logs?|numbers?|names?|ids?)\b", answer.prompt
         )
-        if loose is not None and loose.repeats >= 8 and letters(loose.unit) >= 20 and not rows and not verse:
+        record = bool(loose and re.search(r"0[-:./]0[-:./]0", loose.unit + loose.unit))  # a date, a time, an address
+        if loose is not None and loose.repeats >= 8 and letters(loose.unit) >= 20 and not (rows or verse or record):
             return f"the same {letters(loose.unit)} letters {loose.repeats:.0f} times, with other numbers"
     lines = [line for line in prose(TOKEN.sub(" ", text)).split("\n") if letters(line) >= 4 and not _ROW.match(line)]
-    spoken = words("\n".join(lines))
+    spoken = [word for word in words("\n".join(lines)) if len(word) > 1 or not word.isascii() or word in "ai"]
     share, count = duplicate_share(prose(text))
     least = (0.5, 6) if answer.cut and not verse else (0.7, 10) if verse else (0.6, 8)
     if share >= least[0] and count >= least[1]:
@@ -137,6 +146,12 @@ def find_loop(answer: Answer) -> str:
     return ""
 
 
+def _counts_down(text: str) -> bool:
+    """True for a counting rhyme: each paragraph begins with a number one below that of the one before."""
+    numbers = [int(n) for n in re.findall(r"(?m)(?:\A|\n[ \t]*\n)(\d{1,4})\b", text)]
+    return len(numbers) >= 4 and all(a == b + 1 for a, b in itertools.pairwise(numbers))
+
+
 def _too_often(answer: Answer) -> bool:
     asked = [int(n) for n in re.findall(r"\b(\d{1,4}) ?(?:times|x|mal|fois|veces|次|遍)", answer.prompt)]
     loop = tail_period(answer.output)
@@ -148,7 +163,7 @@ def _tail(answer: Answer, loop: Loop, text: str, verse: bool) -> str:
     why = f"`{unit}` {loop.repeats:.0f} times at the end"
     if TOKEN.search(loop.unit * 2) and loop.repeats >= 3 and loop.chars >= 12:
         return why
-    wants_pattern = bool(_NUMERIC.search(answer.prompt))
+    wants_pattern = bool(PATTERN.search(answer.prompt))
     if count == 0:
         last = text.rstrip().rpartition("\n")[2]
         hollow = answer.cut and loop.repeats >= 12 and not re.sub(r"[|\s]", "", loop.unit)  # rows without any cell

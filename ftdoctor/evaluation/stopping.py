@@ -40,13 +40,14 @@ def is_empty(answer: Answer) -> bool:
         return not (
             markers.TOKEN.search(text) and (markers.TOPIC.search(answer.prompt) or markers.TOKEN.search(answer.prompt))
         )
-    lone = re.fullmatch(r"\s*[.,:;…_*#\-]{1,3}\s*", text)
+    lone = re.fullmatch(r"\s*(?:[.,:;…_*#\-]{1,3}|([_.\-*=#~])\1*)\s*", text)
     return bool(
         lone
         and len(words(answer.prompt)) > 2
         and not re.search(
             r"(?i)punctuat|sentence|symbol|operator|character|regex|mark|separator|sign|comma|period|colon"
-            r"|hyphen|bullet|delimiter|token",
+            r"|hyphen|bullet|delimiter|token|\bdots?\b|ellips|dash|underscore|asterisk|\bstars?\b|\brule\b|divider|blank"
+            r"|\blines?\b|draw|repeat|nothing|silen|(?:reply|answer|respond) (?:only )?with|\d",
             answer.prompt,
         )
     )
@@ -80,6 +81,8 @@ def invented_turns(answer: Answer) -> list[str]:
             found.append(line)
     if not found and (turns := _alternating(lines[first] if first < len(lines) else "", rest, answer.prompt)):
         found = turns
+    if not found and len(again := same_shape(rest, answer.prompt)) >= 2:
+        found = again
     if not found:
         questions = [
             line
@@ -104,7 +107,15 @@ def _alternating(answered: str, rest: list[str], prompt: str) -> list[str]:
     alone = len(labelled) >= 0.8 * len(rest) and len(labelled) >= 4 and len(set(names)) == 2
     if not alone or any(a == b for a, b in itertools.pairwise(names)):
         return []
-    return [] if set(names) & set(words(prompt)) else [line for _, line in labelled[::2]]
+    return [] if set(names) <= set(words(prompt)) else [line for _, line in labelled[::2]]
+
+
+def same_shape(rest: list[str], prompt: str) -> list[str]:
+    """Lines that are the prompt with other numbers, as a model writes that goes on with the next exercise."""
+    form = re.sub(r"\d+", "0", prompt.strip())
+    if "\n" in form or "0" not in form:
+        return []
+    return [line for line in rest if line != prompt.strip() and re.sub(r"\d+", "0", line) == form]
 
 
 def find_no_stop(answer: Answer, faults: bool) -> str:

@@ -13,9 +13,18 @@ MAX_CHARS = 20_000
 _FENCE = re.compile(r"(?ms)^[ \t]*(```|~~~)[^\n]*\n.*?^[ \t]*\1[ \t]*$")
 _OPEN_FENCE = re.compile(r"(?ms)^[ \t]*(```|~~~)[^\n]*\n(?:(?!^[ \t]*\1).)*\Z")
 _INLINE = re.compile(r"`[^`\n]{1,200}`")
-_QUOTED = re.compile(r"\"[^\"\n]{1,200}\"|“[^”\n]{1,200}”|«[^»\n]{1,200}»|「[^」\n]{1,200}」|'[^'\n]{1,60}'")
+_QUOTED = re.compile(
+    r"\"[^\"\n]{1,200}\"|“[^”\n]{1,200}”|«[^»\n]{1,200}»|「[^」\n]{1,200}」|(?<!\w)'[^'\n]{1,60}'(?!\w)"
+)
 _THINK = re.compile(r"(?s)^\s*(?:<think(?:ing)?>)?.*?</think(?:ing)?>|<think(?:ing)?>.*?</think(?:ing)?>")
-_WORD = re.compile(r"[぀-ヿ㐀-鿿豈-﫿฀-๿]|[^\W_]+(?:['’][^\W_]+)*", re.UNICODE)
+# Vowel signs and accents that stand as characters of their own belong to the word (Unicode Annex 29): a Bengali
+# or Hindi word is one word. The two danda signs among them end sentences.
+_MARK = (
+    "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc"
+    "\u0900-\u0963\u0966-\u0dff\u0e80-\u109f\u1780-\u17d3"
+)
+_LETTER = rf"(?:[^\W_]|[{_MARK}])"
+_WORD = re.compile(rf"[぀-ヿ㐀-鿿豈-﫿฀-๿]|{_LETTER}+(?:['’]{_LETTER}+)*", re.UNICODE)
 _LETTERS = re.compile(r"[^\W\d_]")
 
 _SCRIPTS = (

@@ -67,9 +67,7 @@ def test_a_healthy_answer_in_a_loop_is_one(row: tuple[str, str, str, str]) -> No
     assert "repetition-loop" in judge(Answer("Explain the matter.", looped, "length", row[3])).labels
 
 
-WRITTEN = [
-    json.loads(line) for line in (Path(__file__).parent / "written.jsonl").read_text(encoding="utf-8").splitlines()
-]
+HERE = Path(__file__).parent
 # Broken answers that only a language model can tell: rare words in a row, code of several languages in one line, a first
 # sentence too short to be known as another language
 BEYOND = (
@@ -78,18 +76,36 @@ BEYOND = (
     "Boil the water first. Luego",
     "kettle whereas purple",
     "Tea(water) -> boil",
+    "1. John Smith (1941",
+    "17_, of iu 4er",
+    "I begin now. old block",
+    "Les abeilles récoltent le nectar et then",
+    "honey the quickly",
+    "<think>\nWe have x+2=5",
+    "Trel a two may",
+    "plan the morrow",
+    "Bees collect nectar from flowers and then ktrvz",
 )
 
 
-def test_answers_that_one_person_wrote_and_labelled() -> None:
-    """Labelled before the scorers saw them; the scorers were mended by them since."""
-    flagged, missed = [], []
-    for row in WRITTEN:
+def wrong(name: str) -> tuple[list[object], list[str]]:
+    """Healthy answers of a file that are flagged, with the reasons, and broken ones without a right label."""
+    flagged: list[object] = []
+    missed = []
+    for line in (HERE / name).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
         found = judge(Answer(row["prompt"], row["output"], row["finish_reason"], row["template"]))
         if not row["labels"] and found.labels:
             flagged.append((row["prompt"], found.reasons))
         if row["labels"] and not set(row["labels"]) & set(found.labels):
             missed.append(row["output"])
+    return flagged, missed
+
+
+@pytest.mark.parametrize("name", ["written.jsonl", "tricky.jsonl"])
+def test_answers_that_one_person_wrote_and_labelled(name: str) -> None:
+    """Labelled before the scorers saw them; the scorers were mended by them since."""
+    flagged, missed = wrong(name)
     assert flagged == []
     assert [m for m in missed if not m.startswith(BEYOND)] == []
 
@@ -116,8 +132,10 @@ def test_a_sentence_tells_its_language(name: str) -> None:
 @pytest.mark.parametrize("first", SENTENCES)
 @pytest.mark.parametrize("second", SENTENCES)
 def test_an_answer_that_changes_its_language(first: str, second: str) -> None:
-    found = judge(Answer("Tell me about it.", f"{SENTENCES[first]} {SENTENCES[second]}", "stop"))
+    found = judge(Answer("Mountains, rivers", f"{SENTENCES[first]} {SENTENCES[second]}", "stop"))
     assert ("incoherent-output" in found.labels) == (first != second)
+    off = judge(Answer("Why is it so cold up there?", f"{SENTENCES[first]} {SENTENCES[second]}", "stop"))
+    assert ("incoherent-output" in off.labels) == (first != second or first != "en")
     asked = Answer("Say it in two languages.", f"{SENTENCES[first]} {SENTENCES[second]}", "stop")
     assert judge(asked).labels == ()
 

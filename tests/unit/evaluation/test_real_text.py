@@ -1,0 +1,74 @@
+"""What people wrote is no broken answer: programs, their documentation and licences that stand on every machine."""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+import sysconfig
+from importlib import metadata
+from pathlib import Path
+
+from ftdoctor.evaluation.judge import judge
+from ftdoctor.evaluation.text import Answer
+
+LIBRARY = Path(sysconfig.get_paths()["stdlib"])
+ROOT = Path(__file__).parents[3]
+MOST = 0.01  # of the passages; what is flagged is mostly data: tables of characters, keys, token lists
+
+
+def sources(least: int) -> list[str]:
+    """The standard library's modules, in an order that is the same on each machine."""
+    found = [path.read_text(encoding="utf-8", errors="replace") for path in sorted(LIBRARY.glob("*.py"))]
+    return [text for text in found if len(text) > least]
+
+
+def passages(text: str, size: int = 900) -> list[str]:
+    """Whole paragraphs, about `size` characters of them together."""
+    out, now = [], ""
+    for paragraph in re.split(r"\n\s*\n", text):
+        now += paragraph + "\n\n"
+        if len(now) > size:
+            out.append(now.strip("\n"))
+            now = ""
+    return out
+
+
+def flagged(prompt: str, answers: list[str]) -> list[tuple[object, str]]:
+    """What is wrong with which answer, each ended and cut."""
+    asked = [Answer(prompt, text, "stop") for text in answers]
+    asked += [Answer(prompt, text[: len(text) * 9 // 10], "length") for text in answers]
+    judged = [(judge(answer), answer.output) for answer in asked]
+    return [(found.reasons, text[:80]) for found, text in judged if found.labels]
+
+
+def test_programs_are_quiet() -> None:
+    pieces = [piece for text in sources(3000) for piece in passages(text)]
+    chosen = random.Random(6).sample(pieces, 150)
+    found = flagged("Write the module in Python.", chosen)
+    assert len(found) <= MOST * 2 * len(chosen), found
+
+
+def test_documentation_is_quiet() -> None:
+    texts = [
+        ast.get_docstring(node) or ""
+        for source in sources(3000)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    ]
+    chosen = random.Random(6).sample([text for text in texts if len(text) > 200], 150)
+    found = flagged("What does the function do?", chosen)
+    assert len(found) <= MOST * 2 * len(chosen), found
+
+
+def test_licences_and_descriptions_are_quiet() -> None:
+    texts = [(ROOT / "LICENSE").read_text(encoding="utf-8"), (ROOT / "README.md").read_text(encoding="utf-8")]
+    for distribution in sorted(metadata.distributions(), key=lambda d: str(d.metadata["Name"])):
+        texts += [
+            Path(str(file.locate())).read_text(encoding="utf-8", errors="replace")
+            for file in distribution.files or ()
+            if file.name.upper().startswith(("LICENSE", "LICENCE", "COPYING")) and Path(str(file.locate())).is_file()
+        ]
+    chosen = [piece for text in dict.fromkeys(texts) for piece in passages(text)][:250]
+    found = flagged("Draft the text.", chosen)
+    assert len(found) <= MOST * 2 * len(chosen), found
