@@ -24,7 +24,7 @@ TAIL = 4000
 _ROW = re.compile(r"(?i)[ \t]*(?:[-*][ \t]*)?\w+[ \t]*\d+[:.)]|[^,\n]*,[^,\n ]*,")
 # Words that count; a sentence that is said again with the next of them is said again
 _ORDINAL = re.compile(
-    r"(?i)\b(?:first|second|third|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|\w+teen|twentie|thirtie)th|next|another"
+    r"(?i)\b(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|\w+teenth|twentieth|thirtieth|next|another"
     r"|1st|2nd|3rd|\d+th)\b"
 )
 ASKED = re.compile(
