@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from ftdoctor.errors import InputError
 from ftdoctor.events import Scalar
 from ftdoctor.preflight import environment, memory, network, plan, room, validate
 from ftdoctor.preflight.checks import Check, Seen
-from ftdoctor.preflight.data import check
+from ftdoctor.preflight.data import check, contract, existing
 from ftdoctor.preflight.machines import Machine
+from ftdoctor.preflight.validate import Answer
 from ftdoctor.training_python import TrainingPython, find_training_python
 
 
@@ -29,6 +31,8 @@ class Plan:
     validate: bool = True
     found: Machine | None = None
     _training: TrainingPython | InputError | None = None
+    _answer: Answer | None = None
+    _asking: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def folder(self) -> Path:
@@ -50,6 +54,21 @@ class Plan:
             raise self._training
         return self._training
 
+    def validated(self) -> Answer:
+        """The answer of the installed Axolotl, asked for once: a check that comes while it runs waits for it."""
+        try:
+            python = self.training()
+        except InputError as error:
+            return Answer({}, error.seen)
+        if not python.has("axolotl"):
+            return Answer({}, f"Axolotl is not installed in {python.path}")
+        named = self.data.get("deepspeed")
+        deepspeed = plan.find(named, self.folder) if isinstance(named, str) else None
+        with self._asking:
+            if self._answer is None:
+                self._answer = validate.ask(python, self.config, self.machine or self.found, deepspeed)
+            return self._answer
+
 
 def checks(planned: Plan, parts: tuple[str, ...]) -> list[Check]:
     """The checks of the wanted parts. Lint alone starts no process: Axolotl's validation then needs `python`."""
@@ -64,6 +83,8 @@ def checks(planned: Plan, parts: tuple[str, ...]) -> list[Check]:
             wanted.append(Check("axolotl", "config", validate.SECONDS, lambda: _validated(planned)))
     if "data" in parts and planned.data:
         wanted.append(Check("rows", "data", check.SECONDS, lambda: check.look(planned.data, planned.folder)))
+        if contract.sets(planned.data, planned.folder):
+            wanted.append(Check("samples", "data", validate.SECONDS + existing.SECONDS, lambda: _samples(planned)))
     return wanted
 
 
@@ -194,11 +215,14 @@ def _model(planned: Plan) -> Seen:
 
 def _validated(planned: Plan) -> Seen:
     try:
-        python = planned.training()
+        planned.training()
     except InputError as error:
         return Seen(f"Axolotl's own validation was not run: {error.seen}", {}, "absent", error.remedy)
-    if not python.has("axolotl"):
-        return Seen(f"Axolotl is not installed in {python.path}", {}, "absent")
-    named = planned.data.get("deepspeed")
-    deepspeed = plan.find(named, planned.folder) if isinstance(named, str) else None
-    return validate.validate(python, planned.config, planned.machine or planned.found, deepspeed)
+    return validate.told(planned.validated())
+
+
+def _samples(planned: Plan) -> Seen:
+    def names() -> existing.Names | None:
+        return planned.validated().prepared if planned.validate else None
+
+    return _in_training(planned, lambda _, python: existing.look(python, planned.config, planned.data, names))

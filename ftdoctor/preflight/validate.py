@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,22 @@ SECONDS = 90.0  # the import of Axolotl alone takes 10 to 25 s on a slow disk
 _ANY = {"bf16": True, "fp8": False, "tf32": True, "n_gpu": 1, "n_node": 1, "compute_capability": "sm_90"}
 
 
-def validate(
-    python: TrainingPython, config: Path, machine: Machine | None, deepspeed: Path | None = None
-) -> Seen:  # fmt: skip
-    """The verdict of the installed Axolotl: facts `axolotl.error` or `axolotl.accepted`, `axolotl.schema`."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Axolotl's validation gave; `result` is empty where it could not be run, with the reason in `problem`."""
+
+    result: dict[str, Any]
+    problem: str = ""
+
+    @property
+    def prepared(self) -> tuple[str, str | None] | None:
+        """Names of the folders of prepared training and test data; None where this release does not tell."""
+        names = self.result.get("prepared") or {}
+        return (str(names["train"]), names.get("test")) if names.get("train") else None
+
+
+def ask(python: TrainingPython, config: Path, machine: Machine | None, deepspeed: Path | None = None) -> Answer:
+    """Have the installed Axolotl validate `config` for `machine`."""
     capabilities = dict(_ANY)
     if machine is not None:
         capabilities["n_gpu"] = machine.count
@@ -38,8 +51,16 @@ def validate(
     about = {"job": job, "files": [_text(p) for p in (WORKER, config, deepspeed) if p], "cwd": os.getcwd()}
     failed: list[str] = []
     result = kept.ask(python, about, lambda: _run(python, job, failed))
+    if result:
+        return Answer(result)
+    return Answer({}, f"Axolotl's own validation could not run in {python.path}: {failed[0][:200]}")
+
+
+def told(answer: Answer) -> Seen:
+    """The verdict of the installed Axolotl: facts `axolotl.error` or `axolotl.accepted`, `axolotl.schema`."""
+    result = answer.result
     if not result:
-        return Seen(f"Axolotl's own validation could not run in {python.path}: {failed[0][:200]}", {}, "absent")
+        return Seen(answer.problem, {}, "absent")
     version = f"Axolotl {result['axolotl']}"
     facts: dict[str, Scalar] = {"version.axolotl": result["axolotl"], "axolotl.schema": _schema(result)}
     if result["error"]:
@@ -50,6 +71,11 @@ def validate(
     if notes:
         return Seen(f"{version} accepts it and warns: {'; '.join(notes)}"[:1200], facts, "note")
     return Seen(f"{version} accepts it", facts)
+
+
+def validate(python: TrainingPython, config: Path, machine: Machine | None, deepspeed: Path | None = None) -> Seen:
+    """`ask` and `told` in one."""
+    return told(ask(python, config, machine, deepspeed))
 
 
 def _text(path: Path) -> str:

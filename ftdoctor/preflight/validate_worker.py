@@ -2,7 +2,9 @@
 
 Standard input: {"config": path, "capabilities": {...}, "torch": null or "2.11.0", "known": the version of a schema}.
 The last line of standard output is {"axolotl": version, "error": text or null, "warnings": [...], "light": bool,
-"schema": {...} unless known}; everything else Axolotl prints goes to standard error. With `--schema` nothing is read
+"prepared": {"train", "test"} or null,
+"schema": {...} unless known}; "prepared" are the names of the folders in which this release keeps the prepared data of
+this configuration. Everything else Axolotl prints goes to standard error. With `--schema` nothing is read
 and the schema alone is printed: the names of all keys that the installed release reads, of the records inside them, and
 of its own plugins.
 
@@ -13,6 +15,7 @@ ones, which leaves 4 s; where that does not work (plugins, another release) ever
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
 import importlib
@@ -31,6 +34,9 @@ NESTED = ("datasets", "test_datasets", "special_tokens")
 
 
 LOADING = {"axolotl.loaders.constants": "MULTIMODAL_AUTO_MODEL_MAPPING", "axolotl.loaders.utils": "load_model_config"}
+
+
+_NAMING = "generate_dataset_hash_from_config"
 
 
 class _NeedsWhole(Exception):
@@ -127,8 +133,8 @@ def _bring_back() -> None:
         del sys.modules[name]
 
 
-def _validate(config: dict[str, Any], job: dict[str, Any]) -> None:
-    """Axolotl's own `validate_config`.
+def _validate(config: dict[str, Any], job: dict[str, Any]) -> Any:
+    """The configuration as Axolotl's own `validate_config` leaves it.
 
     Raises:
         Exception: whatever it refuses with.
@@ -143,7 +149,56 @@ def _validate(config: dict[str, Any], job: dict[str, Any]) -> None:
 
         prepare_plugins(given)
     environment = {"torch_version": job.get("torch") or str(torch.__version__).split("+", maxsplit=1)[0]}
-    validate_config(given, capabilities=job["capabilities"], env_capabilities=environment)
+    return validate_config(given, capabilities=job["capabilities"], env_capabilities=environment)
+
+
+def _taken(source: str, name: str) -> ast.Module:
+    """The function `name` of a module with the functions and constants of that module that it needs, not annotated."""
+    defined: dict[str, ast.stmt] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            node.decorator_list, node.returns = [], None
+            for argument in ast.walk(node.args):
+                if isinstance(argument, ast.arg):
+                    argument.annotation = None
+            defined[node.name] = node
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            defined[node.targets[0].id] = node
+    wanted, waiting = set(), [name]
+    while waiting:
+        one = waiting.pop()
+        if one in defined and one not in wanted:
+            wanted.add(one)
+            waiting += [n.id for n in ast.walk(defined[one]) if isinstance(n, ast.Name)]
+    return ast.Module([node for key, node in defined.items() if key in wanted], [])
+
+
+def prepared_names(config: Any) -> dict[str, str | None]:
+    """The folders of the prepared data, `train` and `test`, by Axolotl's own hash of a validated configuration.
+
+    The module with that function imports all of Axolotl's data loading, so it and what it calls are taken out of the
+    installed file; beside themselves they use the standard library.
+
+    Raises:
+        Exception: this release names its folders otherwise.
+    """
+    import enum
+    import hashlib
+    import pathlib
+
+    from axolotl.utils.config import normalize_cfg_datasets
+
+    file = pathlib.Path(next(iter(sys.modules["axolotl"].__path__)), "utils", "data", "shared.py")
+    space: dict[str, Any] = {
+        "json": json, "Enum": enum.Enum, "Path": pathlib.Path,
+        "md5": lambda text: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(),
+    }  # fmt: skip
+    exec(compile(_taken(file.read_text(encoding="utf-8"), _NAMING), str(file), "exec"), space)
+    normalize_cfg_datasets(config)
+    config.tokenizer_config = config.tokenizer_config or config.base_model_config or config.base_model
+    named = space[_NAMING]
+    listed = {"train": config.datasets, "test": config.test_datasets}
+    return {key: named(config, sets, config.tokenizer_config) if sets else None for key, sets in listed.items()}
 
 
 def main() -> None:
@@ -155,7 +210,7 @@ def main() -> None:
         sys.stdout.write("\n")
         return
     job = json.load(sys.stdin)
-    result: dict[str, Any] = {"axolotl": None, "error": None, "warnings": []}
+    result: dict[str, Any] = {"axolotl": None, "error": None, "warnings": [], "prepared": None}
     seen = _Warnings()
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -172,18 +227,22 @@ def main() -> None:
             _leave_out()
         for name in ("", "axolotl"):
             logging.getLogger(name).addHandler(seen)
+        valid = None
         if config is not None:
             try:
                 try:
-                    _validate(copy.deepcopy(config), job)
+                    valid = _validate(copy.deepcopy(config), job)
                 except (_NeedsWhole, ImportError, AttributeError):
                     if not result["light"]:
                         raise
                     _bring_back()
                     result["light"], seen.seen = False, []
-                    _validate(config, job)
+                    valid = _validate(config, job)
             except Exception as error:
                 result["error"] = f"{type(error).__name__}: {error}"[:4000]
+        if valid is not None:
+            with contextlib.suppress(Exception):  # the reader then goes by the time of writing
+                result["prepared"] = prepared_names(valid)
         if job.get("known") != result["axolotl"]:
             try:
                 _bring_back()

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ftdoctor.cli import preflight
 from ftdoctor.cli.main import main
 from tests.integration.conftest import PATIENCE
 from tests.integration.rigs import RigFolder
@@ -102,6 +103,25 @@ def test_alpaca_under_llama3_is_another_prompt(inside: Path, capsys: pytest.Capt
     assert "### Response:" in quoted[3]
     assert "<|eot_id|>" in quoted[4]
     assert all(len(line) <= 74 for line in quoted)
+
+
+def test_preflight_proves_the_set_of_its_configuration(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two sets lie side by side; the installed Axolotl's own name tells them apart, not the time of writing."""
+    for name in ("good", "alpaca"):
+        made = yaml.safe_load((inside / f"{name}.yml").read_text())
+        del made["plugins"]  # the rig's own; without one, validation need not import all of Axolotl
+        (inside / f"both_{name}.yml").write_text(yaml.safe_dump({**made, "dataset_prepared_path": "./both"}))
+    for name in ("good", "alpaca"):  # the newest last
+        shutil.copytree(next((inside / f"prepared_{name}").glob("*/state.json")).parent.parent, inside / "both",
+                        dirs_exist_ok=True)  # fmt: skip
+    assert len(list((inside / "both").glob("*/state.json"))) == 2
+    capsys.readouterr()
+    assert preflight.main(["both_good.yml", "--only", "data"]) == 0
+    assert "64 samples, 64 answers: every token before each answer" in " ".join(capsys.readouterr().out.split())
+    assert preflight.main(["both_alpaca.yml", "--only", "data", "--format", "json"]) == 1
+    found = {f["id"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
+    assert list(found) == ["template-mismatch"]
+    assert "64 of 64" in found["template-mismatch"]["message"]
 
 
 def test_an_end_of_turn_outside_the_loss(inside: Path, capsys: pytest.CaptureFixture[str]) -> None:

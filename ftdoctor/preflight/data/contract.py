@@ -27,21 +27,26 @@ DEFAULT = "last_run_prepared"
 SECONDS = 600.0
 
 
+def sets(data: Mapping[str, Any], folder: Path) -> list[Path]:
+    """The prepared data sets below dataset_prepared_path, the one that was written last at the end."""
+    root = plan.find(str(data.get("dataset_prepared_path") or DEFAULT), folder)
+    found = list(root.glob("*/state.json")) if root is not None else []
+    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
+
+
 def newest(data: Mapping[str, Any], folder: Path) -> tuple[Path, Path | None]:
     """The prepared data set that was written last, and that of `test_datasets`, which Axolotl writes after it.
 
     Raises:
         InputError: there is none.
     """
-    named = str(data.get("dataset_prepared_path") or DEFAULT)
-    root = plan.find(named, folder)
-    found = list(root.glob("*/state.json")) if root is not None else []
+    found = sets(data, folder)
     if not found:
+        named = str(data.get("dataset_prepared_path") or DEFAULT)
         raise InputError("no prepared data set", named, "leave --no-run out, or run `axolotl preprocess` first")
-    found.sort(key=lambda path: path.stat().st_mtime_ns)
     if data.get("test_datasets") and len(found) > 1:
-        return found[-2].parent, found[-1].parent
-    return found[-1].parent, None
+        return found[-2], found[-1]
+    return found[-1], None
 
 
 def asked(data: Mapping[str, Any], tokenizer: Mapping[str, Any], test: Path | None) -> Asked:

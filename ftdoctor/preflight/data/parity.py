@@ -59,9 +59,15 @@ class Proof:
     """
 
     def __init__(
-        self, python: TrainingPython, data: Mapping[str, Any], folder: Path, prepared: Path, shipped: str | None = None
+        self,
+        python: TrainingPython,
+        data: Mapping[str, Any],
+        folder: Path,
+        prepared: Path,
+        shipped: str | None = None,
+        seconds: float = SECONDS,
     ) -> None:
-        """Start it and read its samples; `folder` is that of the YAML."""
+        """Start it and read its samples; `folder` is that of the YAML. It is ended after `seconds`."""
         self._data, self._folder = data, folder
         self.about: dict[str, Any] = {}
         self.problem = ""
@@ -74,7 +80,8 @@ class Proof:
             [python.path, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._noise, text=True,
             encoding="utf-8", env=environment,
         )  # fmt: skip
-        self._deadline = threading.Timer(SECONDS, self._process.kill)
+        self._late = ""
+        self._deadline = threading.Timer(seconds, self._kill, (seconds,))
         self._deadline.daemon = True
         self._deadline.start()
         job = {"tokenizer": tokenizer_job(data, folder, shipped), "prepared": str(prepared), "samples": SAMPLES}
@@ -102,6 +109,10 @@ class Proof:
             self._process.stdout.close()
         self._noise.close()
 
+    def _kill(self, seconds: float) -> None:
+        self._late = f"no answer within {seconds:g} s"
+        self._process.kill()
+
     def _ask(self, what: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -115,7 +126,9 @@ class Proof:
             self._process.wait()
             self._noise.seek(0)
             last = next((t.strip() for t in reversed(self._noise.read()[-4000:].split("\n")) if t.strip()), "")
-            self.problem = last[:300] or f"the tokenizer worker ended with code {self._process.returncode}"
+            self.problem = (
+                self._late or last[:300] or f"the tokenizer worker ended with code {self._process.returncode}"
+            )
             return {}
         if answer.get("event") == "error":
             self.problem = f"{answer['type']}: {answer['message']}"[:300]
@@ -212,7 +225,12 @@ def frame(first: Mapping[str, Any], sign: str) -> str:
 
 
 def prove(
-    python: TrainingPython, data: Mapping[str, Any], folder: Path, prepared: Path, shipped: str | None
+    python: TrainingPython,
+    data: Mapping[str, Any],
+    folder: Path,
+    prepared: Path,
+    shipped: str | None,
+    seconds: float = SECONDS,
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
     """The tokenizer's ids, the comparison, and why there is none.
 
@@ -221,5 +239,5 @@ def prove(
     """
     if shipped is not None and not any(Path(shipped, n).is_file() for n in ("tokenizer.json", "tokenizer_config.json")):
         raise InputError("no tokenizer in it", shipped, "give the folder of the adapter or of the merged model")
-    with Proof(python, data, folder, prepared, shipped) as proof:
+    with Proof(python, data, folder, prepared, shipped, seconds) as proof:
         return proof.about, proof.compare(), proof.problem

@@ -55,8 +55,9 @@ def proof(
     problem: str,
     scanned: Mapping[str, Any],
     ends: Sequence[int],
+    width: int = 74,
 ) -> list[Line]:
-    """The proof with its first difference, and the end of an answer."""
+    """The proof with its first difference in lines of at most `width`, and the end of an answer."""
     made = []
     if ends and scanned["rows"]:
         named = " or ".join((tokenizer.get("names") or {}).get(str(i), str(i)) for i in ends)
@@ -85,4 +86,4 @@ def proof(
         f"{apart:,} of {checked:,} samples differ from apply_chat_template(..., add_generation_prompt=True). "
         f"Sample {first['row']:,}, - trained, + inference, with number of tokens and ids:"
     )
-    return [*made, ("parity", told), *(("", line) for line in parity.diff_lines(first))]
+    return [*made, ("parity", told), *(("", line) for line in parity.diff_lines(first, width))]
