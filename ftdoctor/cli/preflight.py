@@ -41,7 +41,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--only", metavar="PART[,PART]", help="parts to judge: environment, config, data, memory (default: all)")
     add("--assume", metavar="GPUS", help="the machine to judge for, for example 8xA100-80GB or 2x24GB")
     add("--python", metavar="PATH", help="python of the training environment (default: found by itself)")
-    add("--no-validate", action="store_true", help="leave Axolotl's own validation out (its import takes 4 s, with plugins 12 s and more)")
+    add(
+        "--no-validate",
+        action="store_true",
+        help="leave Axolotl's own validation out (its import takes 4 s, with plugins 12 s and more)",
+    )
     add("--offline", action="store_true", help="do not ask the Hugging Face Hub")
     add("--fix", metavar="OUT.yml", help="write a copy of the YAML with the changes a machine can make, comments kept")
     add("--format", choices=("text", "json", "sarif", "markdown"), default="text", help="default: text")
