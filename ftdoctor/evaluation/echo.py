@@ -143,6 +143,8 @@ def _dressed(prompt: str, text: str, found: Overlap, given: list[str]) -> bool:
     ):
         return prompt.strip()[-1:] not in "?？"
     if prompt.rstrip()[-1:] not in ".?!:。？！：":  # an unfinished sentence that the answer completes
+        if follows.lstrip()[:1] in ".!。！":
+            return False  # a sentence of its own
         line = text[place : text.find("\n", place) if "\n" in text[place:] else len(text)]
         return len(words(line)) > found.length + 1
     return False

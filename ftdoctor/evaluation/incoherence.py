@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 
 from ftdoctor.evaluation.characters import damage
 from ftdoctor.evaluation.languages import NAMES_A_LANGUAGE, foreign
 from ftdoctor.evaluation.markers import TOKEN, strip_markers
-from ftdoctor.evaluation.repetition import ASKED, PATTERN, VERSE
+from ftdoctor.evaluation.repetition import ASKED, PATTERN, VERSE, rep_n
 from ftdoctor.evaluation.text import Answer, bounded, code_spans, letters, prose, without_thinking, words
 
 _DET = frozenset(["the", "a", "an", "my", "your", "their", "our", "its", "every"])
@@ -170,6 +171,10 @@ def symbols(answer: Answer, plain: str) -> str:
         )
     ):
         return f"`{run[1]}` {len(run[0])} times in a row"
+    bare = re.sub(r"[\s\\]", "", answer.output)
+    ruled = not answer.cut and bare[:1] in set("-=_*.~#")
+    if len(bare) >= 8 and len(set(bare)) == 1 and re.match(r"[!-/:-@\[-`{-~▁]", bare) and not ruled:
+        return f"nothing but `{bare[0]}`"
     return _soup(plain, 0.35) or _soup(prose(strip_markers(answer.output), whole_lines=True), 0.6)
 
 
@@ -231,7 +236,13 @@ def torn(answer: Answer, plain: str) -> str:
             wrong.append(char)
     if len(set(wrong)) >= 2 and len(wrong) >= 3 and len(wrong) >= 0.1 * len(plain.split()):
         return "closing brackets that nothing opened: " + " ".join(wrong[:6])
+    quoted = [line for line in plain.split("\n") if re.match(r"\s*[\"“][^\"”]*$", line)]
+    if len(quoted) >= 6 and sum(len(words(line)) for line in quoted) <= 3 * len(quoted):
+        return f"{len(quoted)} lines open a quotation and end"
     tokens = plain.split()
+    common, times = Counter(tokens).most_common(1)[0] if tokens else ("", 0)
+    if times >= 8 and times >= 0.3 * len(tokens) and len(common) >= 3 and not any(c.isalnum() for c in common):
+        return f"`{common}` {times} times"
     bare = [not any(c.isalnum() for c in t) for t in tokens]
     pairs = sum(a and b for a, b in itertools.pairwise(bare))
     if (
@@ -272,6 +283,8 @@ def salad(answer: Answer, plain: str) -> str:
         return "function words in no order: " + ", ".join(dict.fromkeys(wrong))
     if _LIST.search(answer.prompt):
         return ""
+    if why := next(filter(None, map(_shuffled, plain.split("\n"))), ""):
+        return why
     if why := _stutter(tokens):
         return why
     pieces = [w for w in tokens if w in _ENDINGS]
@@ -293,6 +306,16 @@ def salad(answer: Answer, plain: str) -> str:
             and sum(w in _FUNCTION for w in run) <= 0.07 * len(run)
         ):
             return f"{len(run)} words without one that joins them"
+    return ""
+
+
+def _shuffled(line: str) -> str:
+    """A few words over and over, but no phrase of them: who repeats words repeats phrases."""
+    tokens = [word for word in words(line) if word.isalpha()]
+    for start in range(0, len(tokens) - 39, 24):
+        part = tokens[start : start + 48]
+        if len(part) >= 40 and len(set(part)) <= 0.42 * len(part) and rep_n(part, 3) <= 0.1:
+            return f"{len(part)} words of which {len(set(part))} differ, in no order"
     return ""
 
 

@@ -116,6 +116,11 @@ def foreign(answer: Answer, plain: str) -> str:
         for w in re.findall(r"[^\W\d_]{3,}", plain)
         if len(set(scripts(w)) & {"latin", "cyrillic", "cjk", "arabic"}) > 1
     ]
+    glued = re.findall(
+        r"[a-z]{2,}[\u4e00-\u9fff]{1,4}(?=\s)|(?<=\s)[A-Za-z]?[\u4e00-\u9fff]{1,4} ?(?=[a-z]{3,} )", plain
+    )
+    if glued and "cjk" not in asked and given.get("latin", 0) >= 20 * strange.get("cjk", 0) > 0:
+        return f"a word of another script in the middle of a sentence: {glued[0].strip()}"
     latin_mixed = [w for w in mixed if "cjk" not in scripts(w)]
     if len(latin_mixed) >= 3:
         return f"words of two scripts: {', '.join(latin_mixed[:3])}"
@@ -123,8 +128,9 @@ def foreign(answer: Answer, plain: str) -> str:
         return ""
     if changed := switch(plain) or turned(plain):
         return f"from {changed[0]} to {changed[1]} in the middle of the answer"
-    asked_in, given_in = _asked_in(answer.prompt), language(plain, hits=4, lead=4)
-    off = asked_in and given_in and asked_in != given_in and not _CITES.search(answer.prompt)
+    asked_in, given_in = _asked_in(answer.prompt), language(plain, hits=4, lead=3)
+    # others are too near to each other to tell by a question (Low German, Dutch and German; Spanish and Portuguese)
+    off = given_in and {asked_in, given_in} > {"en"} and asked_in and not _CITES.search(answer.prompt)
     return f"asked in {asked_in}, answered in {given_in}" if off else ""
 
 

@@ -14,7 +14,7 @@ import re
 _TOKENS = (
     # <|im_end|>, <|eot_id|>, <|user|>, <|END_OF_TURN_TOKEN|>; with blanks or a slash, as models that never had the
     # token spell it; cut off at either end
-    r"<\s?/?\s?\| ?[A-Za-z_][\w ./:\-]{0,60}\|\s?>",
+    r"<\s?/?\s?\|{1,2} ?[A-Za-z_][\w ./:\-]{0,60}\|{1,2}\s?>",
     r"<\|[A-Za-z_]\w{2,40}\|?(?=\s*\Z)|(?<![<\w|])\|[a-z]+_[a-z_]+\|>",
     r"<｜[^｜<>\n]{1,60}｜>",  # DeepSeek, with full-width bars
     # Gemma 4 opens with the bar in front and closes with the bar behind
@@ -27,6 +27,8 @@ _TOKENS = (
     r"<role>(?:HUMAN|ASSISTANT|SYSTEM|OBSERVATION)</role>",  # Ling
     r"\[e~\[|\]~!?b[\[\]]",  # MiniMax
     r"\A\s*<(?:assistant|model)>|</(?:assistant|model)>(?=\s*\Z)",
+    r"</(?:assistant|user|model)>(?=\s*<(?:assistant|user|model)>)|(?<=[.!?…])<(?:assistant|user|model)>",
+    r"\[end of text\](?=\s*\Z)",  # how llama.cpp prints the end token
     r"\[\|(?:Human|AI|user|assistant|system|endofturn)\|\]",  # Baize, EXAONE
     r"<(?:sop|eop|eoh|eoa|eosys|endoftext|startoftext|im_start|im_end)>",
     r"<(?:reserved_\d+|unused\d+|extra_id_\d+|SPECIAL_\d+|TOKENS_UNUSED_\d+|reserved_token_\d+)>",
@@ -45,6 +47,7 @@ HEADERS = re.compile(
     r"|Write a response that appropriately completes the request"
     r"|(?m:^[ \t]*#{2,3} ?(?:Instruction|Human|Assistant|User|System|USER|ASSISTANT) ?:)"
     r"|(?m:^[ \t]*#{2,3} ?End\b)"
+    r"|(?<=[.!?])#{2,4}[ \t]*\Z"
     r"|A chat between a curious (?:user|human) and an artificial intelligence assistant"
     r"|GPT4 Correct (?:User|Assistant):"
 )

@@ -141,6 +141,25 @@ def find_loop(answer: Answer) -> str:
     limit = 0.55 if answer.cut else 0.75
     if len(recent) >= 50 and rep_n(recent) >= limit + 0.2 * verse and compression_ratio(prose(text)) >= 3.0:
         return f"{rep_n(recent):.0%} of its 4-grams are repeated"
+    phrases = [word for word in spoken if not word.isdigit()][-60:]
+    running = len(spoken) >= 6 * len(lines)  # sentences, not a list of labels
+    if (
+        answer.cut
+        and running
+        and len(phrases) >= 28
+        and rep_n(phrases, 3) >= 0.55
+        and not (verse or PATTERN.search(answer.prompt))
+    ):
+        return f"{rep_n(phrases, 3):.0%} of the last 3-grams are repeated"
+    if (
+        answer.cut
+        and running
+        and len(lines) == text.strip().count("\n") + 1
+        and 12 <= len(spoken) < 24
+        and distinct_n(spoken, 1) <= 0.45
+        and not verse
+    ):
+        return f"its {len(spoken)} words hold {len(set(spoken))} different ones"
     if answer.cut and len(spoken) >= 24 and distinct_n(spoken[-40:], 1) < 0.2 and not verse:
         return f"its last {min(40, len(spoken))} words hold {len(set(spoken[-40:]))} different ones"
     return ""
@@ -184,6 +203,9 @@ def _tail(answer: Answer, loop: Loop, text: str, verse: bool) -> str:
         if loop.chars >= 30 and loop.repeats >= (8 if verse or wants_pattern else 4):
             return why
         if loop.chars >= 90 and loop.repeats >= 3 and not verse:
+            return why
+        short = (loop.chars >= 30 and loop.repeats >= 3.5) or (loop.chars >= 55 and loop.repeats >= 2.9)
+        if short and not (verse or wants_pattern or code_spans(text)) and letters(loop.unit) >= 5:
             return why
         return why if loop.chars >= 300 and loop.repeats >= 2 and not verse else ""
     if loop.repeats >= (16 if verse or wants_pattern else 10) and loop.chars >= 80:

@@ -41,9 +41,9 @@ def is_empty(answer: Answer) -> bool:
             markers.TOKEN.search(text) and (markers.TOPIC.search(answer.prompt) or markers.TOKEN.search(answer.prompt))
         )
     lone = re.fullmatch(r"\s*(?:[.,:;…_*#\-]{1,3}|([_.\-*=#~])\1*)\s*", text)
+    several = re.fullmatch(r"\s*(?:\\?([!-/:-@\[-`{-~▁]))(?:\s?\\?\1){3,6}\s*", text)
     return bool(
-        lone
-        and len(words(answer.prompt)) > 2
+        (several or (lone and len(words(answer.prompt)) > 2))
         and not re.search(
             r"(?i)punctuat|sentence|symbol|operator|character|regex|mark|separator|sign|comma|period|colon"
             r"|hyphen|bullet|delimiter|token|\bdots?\b|ellips|dash|underscore|asterisk|\bstars?\b|\brule\b|divider|blank"
