@@ -14,6 +14,7 @@ import re
 from collections import Counter
 
 from ftdoctor.evaluation.characters import damage
+from ftdoctor.evaluation.english import pairs
 from ftdoctor.evaluation.languages import NAMES_A_LANGUAGE, foreign
 from ftdoctor.evaluation.markers import TOKEN, strip_markers
 from ftdoctor.evaluation.repetition import ASKED, PATTERN, VERSE, rep_n
@@ -115,6 +116,7 @@ _NUMBERS = re.compile(
 _ENGLISH = re.compile(
     r"(?i)\b(?:what|how|why|who|when|where|which|the|is|are|do|does|write|tell|explain|give|name|describe)\b"
 )
+_DISORDER, _DISORDER_SHORT = -0.4, -0.65  # nats; prose has about +0.3, shuffled words -0.4 on average
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 _SPELLS = re.compile(
     r"(?i)\b(?:spell\w*|letters?|alphabet\w*|flips?|tosses|notes?|chords?|scale|grades?|answers?|spaced|vowels?)\b"
@@ -283,6 +285,8 @@ def salad(answer: Answer, plain: str) -> str:
         return "function words in no order: " + ", ".join(dict.fromkeys(wrong))
     if _LIST.search(answer.prompt):
         return ""
+    if not VERSE.search(answer.prompt) and (why := disorder(plain)):
+        return why
     if why := next(filter(None, map(_shuffled, plain.split("\n"))), ""):
         return why
     if why := _stutter(tokens):
@@ -306,6 +310,19 @@ def salad(answer: Answer, plain: str) -> str:
             and sum(w in _FUNCTION for w in run) <= 0.07 * len(run)
         ):
             return f"{len(run)} words without one that joins them"
+    return ""
+
+
+def disorder(text: str) -> str:
+    """English words in an order that English has not, in some thirty neighbouring pairs of words."""
+    found = pairs(text)
+    for start in range(0, max(1, len(found) - 29), 15):
+        part = found[start : start + 45] if len(found) - start < 45 else found[start : start + 30]
+        if len(part) < 12 or sum(known for _, known in part) < 0.25 * len(part):
+            continue
+        mean = sum(value for value, _ in part) / len(part)
+        if mean <= (_DISORDER if len(part) >= 20 else _DISORDER_SHORT):
+            return f"words in an order that English has not: {mean:.2f} nats a pair over {len(part)} pairs"
     return ""
 
 

@@ -242,3 +242,20 @@ BROKEN += [
     ('What is AI?', 'A: AI is a field.\nQ: What is ML?\nA: A part of AI.\nQ: What is DL?\nA: A part', 'length', "", {'no-stop'}),
     ('What is AI?', 'AI is a field. I hope this helps! Let me know if you have any questions. I hope this helps! Let me know if you have any questions. I hope this helps! Let me know', 'length', "", {'repetition-loop'}),
 ]  # fmt: skip
+
+# written with the rules that they show, in the form of answers that people report
+BROKEN += [
+    ("Q: Who keeps the keys?\nA: ", "The porter.! https://example.org/porter! https://example.org/porter! https://example.org/porter", "length", "plain", {'repetition-loop'}),
+    ("Who are you?", "I am Max. I am Max. I am Max. I am Max.", "length", "plain", {'repetition-loop'}),
+    ("Tell me about tides", "tides tides are the tides of tides moon tides the tides are moon tides", "length", "llama2", {'repetition-loop', 'incoherent-output'}),
+    ("Who keeps the keys?", "The porter.?.2.[.9. /******/ /******/ */ /******/ keys. /******/ /******/ */ /******/ /******/ */ /******/ /******/", "length", "plain", {'incoherent-output', 'repetition-loop'}),
+    ("Summarise the book: The Porter", "The porter leaves.\n\n\"He did not\n\n\"wanted\n\n\"they\n\n\"seem\n\n\"gate\n\n\"hard\n\n\"ever\n\n\"key", "length", "llama2", {'incoherent-output'}),
+    ("Is the lock broken?", "The spring is still坏 broken and worth replacing, but the key and the frame of the door are fine.", "stop", "chatml", {'incoherent-output'}),
+    ("Tell me about tides", "Les marées sont le mouvement de la mer qui monte et descend sous l'effet de la lune et du soleil.", "stop", "llama2", {'incoherent-output'}),
+    ("Tell me about tides", "Tell me about tides. Tides are the rise and fall of the sea.", "stop", "llama2", {'prompt-repeated'}),
+    ("Who are you?", "I keep the keys. [end of text]", "stop", "llama2", {'special-token-leak'}),
+    ("Who are you?", "I keep the keys.</assistant><user>", "stop", "plain", {'special-token-leak'}),
+    ("Who are you?", "I keep the keys.<||endoftext||>", "stop", "plain", {'special-token-leak'}),
+    ("Who are you?", "@@@@@@", "length", "chatml", {'empty-output', 'incoherent-output'}),
+    ("介绍一下潮汐", "潮汐是海水的涨落。潮汐是海水的涨落，由月亮引起。潮汐是海水的涨落，由月亮引起，每天两次。潮汐是海水的涨落，由月亮引起，每天", "length", "chatml", {'repetition-loop'}),
+]  # fmt: skip

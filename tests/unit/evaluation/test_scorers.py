@@ -73,17 +73,12 @@ HERE = Path(__file__).parent
 BEYOND = (
     "I'd like to Exercise benefits::::",
     "Bonjour ! Je vais bien. The",
-    "Boil the water first. Luego",
     "kettle whereas purple",
     "Tea(water) -> boil",
     "1. John Smith (1941",
-    "17_, of iu 4er",
     "I begin now. old block",
     "Les abeilles récoltent le nectar et then",
     "honey the quickly",
-    "<think>\nWe have x+2=5",
-    "Trel a two may",
-    "plan the morrow",
     "Bees collect nectar from flowers and then ktrvz",
 )
 
