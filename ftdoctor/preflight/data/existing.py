@@ -20,7 +20,7 @@ from ftdoctor.preflight.data import contract, parity, telling
 from ftdoctor.preflight.data.check import files_of
 from ftdoctor.training_python import TrainingPython
 
-SECONDS = 100.0  # two proofs, when the first was of another configuration's set, and the counts
+SECONDS = 60.0
 PROOF_SECONDS = 45.0
 SOON = 0.5
 SCANNED = 512 << 20  # bytes of Arrow files that are read whole; the proof takes samples of any size
@@ -35,14 +35,14 @@ Proven = tuple[dict[str, Any], dict[str, Any], str]
 def look(python: TrainingPython, config: Path, data: Mapping[str, Any], names: Callable[[], Names | None]) -> Seen:
     """The preflight's check: the proof, and the counts of the samples where they are not too many to be read.
 
-    `names` may take as long as an import of Axolotl; meanwhile the newest set is taken for this configuration's.
+    `names` may take as long as an import of Axolotl; where there is one set only, it is proven meanwhile.
     """
     found = contract.sets(data, config.parent)
     folder, test = contract.newest(data, config.parent)
     with ThreadPoolExecutor(1) as asking:
         named = asking.submit(names)
         wait([named], SOON)
-        guess = None if named.done() else folder
+        guess = None if named.done() or len(found) > 1 + bool(test) else folder
         proof = _prove(python, config, data, guess) if guess else None
         expected = named.result()
     if expected is not None:

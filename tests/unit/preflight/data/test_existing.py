@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +66,37 @@ def test_the_set_of_this_configuration_is_judged_not_the_newest(config: Path, pr
     assert all(e.origin.path.endswith("one") for e in seen.events)
 
 
-def test_a_late_answer_of_axolotl_counts_as_well(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest is proven meanwhile; its result is not taken for the right set's."""
-    answered = threading.Event()
+@pytest.mark.parametrize(("name", "state"), [("two", "good"), ("one", "absent")])
+def test_the_only_set_is_proven_while_axolotl_is_asked(
+    config: Path, monkeypatch: pytest.MonkeyPatch, name: str, state: str
+) -> None:
+    """Once, and to no effect when it turns out to be another configuration's."""
+    shutil.rmtree(config.parent / "prepared/one")
+    began = threading.Event()
+    asked: list[str] = []
 
     def prove(*given: Any) -> existing.Proven:
-        answered.set()
-        about, compared, problem = AGREED
-        return about, {**compared, "checked": {"one": 1, "two": 2}[given[3].name]}, problem
+        asked.append(given[3].name)
+        began.set()
+        return AGREED
 
     def late() -> existing.Names:
-        answered.wait(60)
-        return "one", None
+        assert began.wait(60)
+        return name, None
 
     monkeypatch.setattr(parity, "prove", prove)
     seen = existing.look(PYTHON, config, yaml.safe_load(config.read_text()), late)
-    assert {e.name: e.value for e in seen.events}["parity.checked"] == 1
+    assert (asked, seen.state, bool(seen.events)) == (["two"], state, state == "good")
+
+
+def test_of_several_sets_none_is_proven_before_axolotl_says_which(config: Path, proven: list[str]) -> None:
+    def late() -> existing.Names:
+        time.sleep(2 * existing.SOON)
+        assert not proven
+        return "one", None
+
+    existing.look(PYTHON, config, yaml.safe_load(config.read_text()), late)
+    assert proven == ["one"]
 
 
 def test_sets_of_other_configurations_are_not_judged(config: Path, proven: list[str]) -> None:
