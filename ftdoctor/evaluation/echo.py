@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ftdoctor.evaluation.languages import language
+from ftdoctor.evaluation.languages import IMPERATIVE, language
 from ftdoctor.evaluation.markers import strip_markers
 from ftdoctor.evaluation.text import Answer, bounded, looks_like_code, without_thinking, words
 
@@ -87,12 +87,16 @@ def find_echo(answer: Answer) -> str:
         return ""
     if _BLANK.search(prompt) and len(given) > len(words(_BLANK.sub(" ", prompt))):
         return ""  # a gap that the answer fills
+    said = " ".join(given).count(" ".join(asked)) if len(asked) >= 3 else 0
+    if said >= 2 and said * len(asked) >= 0.4 * len(given):
+        return f"the prompt stands in the answer {said} times"
     found = overlap(asked, given)
     begins = found.in_prompt <= (0 if len(asked) < 8 else 1)
     if begins and (found.share >= 0.9 or (found.length >= 20 and found.share >= 0.5)):
         if len(asked) < 4 and len(given) > len(asked):
             raw = text.strip().lower()
-            if not raw.startswith(prompt.strip().lower()) or prompt.strip()[-1:] not in "?？":
+            order = IMPERATIVE.match(prompt) and raw.startswith(prompt.strip().rstrip(".").lower())
+            if not order and (not raw.startswith(prompt.strip().lower()) or prompt.strip()[-1:] not in "?？"):
                 return ""
         return (
             ""
@@ -105,9 +109,14 @@ def find_echo(answer: Answer) -> str:
         and found.length >= 0.95 * len(given)
         and found.length >= 0.7 * _material(prompt, asked)
         and not _already(prompt, text)
+        and _plain(text) in _plain(prompt)  # the same words in another format are the work done
     ):
         return "the answer is a copy of the text it was to work on"
     return ""
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).strip(" .!?\"'“”")
 
 
 def _material(prompt: str, asked: list[str]) -> int:

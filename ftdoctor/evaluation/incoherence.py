@@ -289,7 +289,7 @@ def salad(answer: Answer, plain: str) -> str:
         return why
     if why := next(filter(None, map(_shuffled, plain.split("\n"))), ""):
         return why
-    if why := _stutter(tokens):
+    if why := _stutter([word for word in tokens if f"{word} {word}" not in answer.prompt.lower()]):
         return why
     pieces = [w for w in tokens if w in _ENDINGS]
     if len(pieces) >= 6 and len(pieces) >= 0.2 * len(tokens) and not _MORPHEMES.search(answer.prompt):

@@ -38,6 +38,12 @@ _MANY = re.compile(
     r"arab\w*|hebrew|israel\w*|hindi|india\w*|thai\w*|persian|farsi|urdu|bengali|tamil|armenia\w*|georgia\w*"
     r"|sprachen?|langues?|idiomas?)\b|多种?语|各国语|外语|[英日法俄韩德外]文|[英日法俄韩德]语|語|翻译|拼音"
 )
+# An order in English; no answer begins with it
+IMPERATIVE = re.compile(
+    r"(?i)\s*(?:describe|explain|tell|list|write|name|give|translate|summari[sz]e|define|compare|suggest|create|generate"
+    r"|find|calculate|classify|compute|solve|outline|discuss|draft|compose|recommend|show|make|provide|sort|count|extract"
+    r"|convert|rewrite|fix|correct|identify|state|mention|draw|plan|help)\b"
+)
 _ENGLISH_FIRST = frozenset(
     [
         "what",
@@ -114,7 +120,7 @@ def foreign(answer: Answer, plain: str) -> str:
     mixed = [
         w
         for w in re.findall(r"[^\W\d_]{3,}", plain)
-        if len(set(scripts(w)) & {"latin", "cyrillic", "cjk", "arabic"}) > 1
+        if not w.isascii() and len(set(scripts(w)) & {"latin", "cyrillic", "cjk", "arabic"}) > 1
     ]
     glued = re.findall(
         r"[a-z]{2,}[\u4e00-\u9fff]{1,4}(?=\s)|(?<=\s)[A-Za-z]?[\u4e00-\u9fff]{1,4} ?(?=[a-z]{3,} )", plain
@@ -142,7 +148,8 @@ def _asked_in(prompt: str) -> str:
     alone = all(n == 0 for name, n in found.items() if name != best)
     if known := language(prompt):
         return known
-    if tokens and tokens[0] in _ENGLISH_FIRST and found[best] == found["en"]:
+    first = bool(tokens) and (tokens[0] in _ENGLISH_FIRST or bool(IMPERATIVE.match(prompt)))
+    if first and found[best] == found["en"]:
         return "en"
     return best if len(tokens) >= 3 and found[best] >= 2 and alone else ""
 

@@ -10,6 +10,7 @@ texts of Alpaca, Vicuna, Guanaco, Dolly and Baize.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 _TOKENS = (
     # <|im_end|>, <|eot_id|>, <|user|>, <|END_OF_TURN_TOKEN|>; with blanks or a slash, as models that never had the
@@ -95,6 +96,7 @@ DIALOGUE = re.compile(
 )
 
 
+@lru_cache(maxsize=32)  # six scorers ask for the same text
 def strip_markers(text: str) -> str:
     """The answer with template text replaced by line breaks."""
     for pattern in (TOKEN, HEADERS, RESPONSE, ROLE_WORD, ROLE_TURN, FORM_LABEL):

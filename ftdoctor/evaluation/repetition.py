@@ -27,6 +27,9 @@ _ORDINAL = re.compile(
     r"(?i)\b(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|\w+teenth|twentieth|thirtieth|next|another"
     r"|1st|2nd|3rd|\d+th)\b"
 )
+_NUMBER_WORDS = "three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+_COUNT = {word: n for n, word in enumerate(_NUMBER_WORDS.split(), 3)}
+_COUNT |= {"dozen": 12, "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50}
 ASKED = re.compile(
     r"(?i)\b(?:repeat\w*|\d+ ?(?:times|x)\b|times|over and over|again and again|chant|mantra|laugh|hundred"
     r"|thousand|forever|wiederhol\w*|"
@@ -121,6 +124,8 @@ def find_loop(answer: Answer) -> str:
         return f"{gap.group().count(chr(10))} empty lines in a row"
     normal = re.sub(r"(?m)^[ \t]*\d+[.):][ \t]*", "#", text)
     loop = tail_period(normal)
+    if loop is not None and not answer.cut and round(loop.repeats) in _numbers(answer.prompt):
+        return ""  # as often as was asked for
     if loop is not None and (why := _tail(answer, loop, text, verse)):
         return why
     if answer.cut and not code_spans(text):
@@ -142,6 +147,8 @@ def find_loop(answer: Answer) -> str:
     if len(recent) >= 50 and rep_n(recent) >= limit + 0.2 * verse and compression_ratio(prose(text)) >= 3.0:
         return f"{rep_n(recent):.0%} of its 4-grams are repeated"
     phrases = [word for word in spoken if not word.isdigit()][-60:]
+    if answer.cut and not verse and (same := _same_start(text)):
+        return f"sentence after sentence begins with `{same}`"
     running = len(spoken) >= 6 * len(lines)  # sentences, not a list of labels
     if (
         answer.cut
@@ -163,6 +170,19 @@ def find_loop(answer: Answer) -> str:
     if answer.cut and len(spoken) >= 24 and distinct_n(spoken[-40:], 1) < 0.2 and not verse:
         return f"its last {min(40, len(spoken))} words hold {len(set(spoken[-40:]))} different ones"
     return ""
+
+
+def _same_start(text: str, size: int = 6, least: int = 5) -> str:
+    """The words with which the last sentences of a line begin, one after the other."""
+    sentences = [words(part)[:size] for part in re.split(r"(?<=[.!?])[ \t]+", text.strip().rpartition("\n")[2])]
+    last = [tuple(start) for start in sentences if len(start) == size][-least:]
+    return " ".join(last[0]) if len(last) == least and len(set(last)) == 1 else ""
+
+
+def _numbers(prompt: str) -> set[int]:
+    """Numbers of the prompt, in figures or as English words."""
+    said = {int(n) for n in re.findall(r"\b\d{1,4}\b", prompt)}
+    return said | {_COUNT[word] for word in words(prompt) if word in _COUNT}
 
 
 def _counts_down(text: str) -> bool:
@@ -203,6 +223,8 @@ def _tail(answer: Answer, loop: Loop, text: str, verse: bool) -> str:
         if loop.chars >= 30 and loop.repeats >= (8 if verse or wants_pattern else 4):
             return why
         if loop.chars >= 90 and loop.repeats >= 3 and not verse:
+            return why
+        if loop.chars >= 150 and loop.repeats >= 2.4 and not (verse or wants_pattern or code_spans(text)):
             return why
         short = (loop.chars >= 30 and loop.repeats >= 3.5) or (loop.chars >= 55 and loop.repeats >= 2.9)
         if short and not (verse or wants_pattern or code_spans(text)) and letters(loop.unit) >= 5:

@@ -25,6 +25,7 @@ _MARK = (
 )
 _LETTER = rf"(?:[^\W_]|[{_MARK}])"
 _WORD = re.compile(rf"[぀-ヿ㐀-鿿豈-﫿฀-๿]|{_LETTER}+(?:['’]{_LETTER}+)*", re.UNICODE)
+_ASCII, _BEYOND = re.compile("[a-zA-Z]"), re.compile("[^\x00-\x7f]")
 _LETTERS = re.compile(r"[^\W\d_]")
 
 _SCRIPTS = (
@@ -92,6 +93,7 @@ def inside(start: int, end: int, spans: list[tuple[int, int]]) -> bool:
     return any(a <= start and end <= b for a, b in spans)
 
 
+@lru_cache(maxsize=32)
 def prose(text: str, whole_lines: bool = False) -> str:
     """The answer without code, table rows, formulas and links: what should read as language.
 
@@ -140,7 +142,9 @@ def script(char: str) -> str:
 def scripts(text: str) -> dict[str, int]:
     """Letters per script."""
     counts: dict[str, int] = {}
-    for char in text:
+    if ascii_letters := len(_ASCII.findall(text)):
+        counts["latin"] = ascii_letters
+    for char in _BEYOND.findall(text):
         if char.isalpha():
             kind = script(char)
             counts[kind] = counts.get(kind, 0) + 1

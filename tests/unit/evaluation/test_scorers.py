@@ -79,6 +79,7 @@ BEYOND = (
     "I begin now. old block",
     "Les abeilles récoltent le nectar et then",
     "honey the quickly",
+    "wood of the is string bow",
     "Bees collect nectar from flowers and then ktrvz",
 )
 
@@ -97,7 +98,7 @@ def wrong(name: str) -> tuple[list[object], list[str]]:
     return flagged, missed
 
 
-@pytest.mark.parametrize("name", ["written.jsonl", "tricky.jsonl"])
+@pytest.mark.parametrize("name", ["written.jsonl", "tricky.jsonl", "fresh.jsonl"])
 def test_answers_that_one_person_wrote_and_labelled(name: str) -> None:
     """Labelled before the scorers saw them; the scorers were mended by them since."""
     flagged, missed = wrong(name)
