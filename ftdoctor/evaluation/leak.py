@@ -52,6 +52,8 @@ def leaked(answer: Answer, tokens: Sequence[str] = ()) -> list[str]:
         found += [(m.start(), m.group().strip()) for m in markers.USER_TURN.finditer(text)
                   if m.start() > 0 and not inside(*m.span(), code)]  # fmt: skip
         found += [(m.start(), "assistantfinal") for m in markers.HARMONY.finditer(text)]
+    if not topical and not dialogue and not re.search(r"(?i)json|api|messages?|\brole|format", answer.prompt):
+        found += [(m.start(), m.group().strip()) for m in markers.MESSAGE.finditer(text)]
     pieces = markers.PIECES.findall(text)
     if len(pieces) >= 3 and not topical:
         found.append((text.find(pieces[0]), pieces[0][0]))

@@ -70,6 +70,7 @@ _HELPERS = (
     r"|助手|アシスタント|어시스턴트|المساعد|सहायक"
 )
 ROLE_TURN = re.compile(rf"(?m)^[ \t]*\**(?:{_USERS}|{_HELPERS}|Question|Q|A|Answer|Input|Output)\**[:：]\**(?= |$|\w)")
+ROLE_ALONE = re.compile(rf"\A\s*(?:{_USERS}|{_HELPERS})\s*[:：]\s*\Z")
 USER_TURN = re.compile(rf"(?m)^[ \t]*\**(?:{_USERS})\**[:：]")
 HELPER_START = re.compile(rf"\A\s*(?:{_HELPERS})[:：]\s*(?=\S)")
 FORM_LABEL = re.compile(
@@ -80,7 +81,9 @@ STRIPPED_TURNS = re.compile(r"(?ms)(?:^|\n)user\n.*?\n(?:assistant|model)(?:\n|\
 HARMONY = re.compile(
     r"(?s)\A\s*(?:analysis|commentary)(?=\S).*assistant(?:final|analysis|commentary)|assistantfinal(?=\S)"
 )
-PIECES = re.compile(r"[ĠĊ][a-zA-Z]|▁[a-zA-Z]")
+PIECES = re.compile(r"[ĠĊ][a-zA-Z]|▁[a-zA-Z]|(?<!\S)[ĠĊ](?!\S)")
+# the message of an API, not its text
+MESSAGE = re.compile(r"\A\s*\[?\{\s*['\"]role['\"]\s*:\s*['\"](?:assistant|user|system|model)['\"]")
 
 TOPIC = re.compile(
     r"(?i)\b(?:tokens?|tokeni[sz]\w*|chat ?ml|chat[- ]templates?|prompt[- ](?:format|template)s?"

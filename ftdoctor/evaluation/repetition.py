@@ -126,6 +126,14 @@ def find_loop(answer: Answer) -> str:
     loop = tail_period(normal)
     if loop is not None and not answer.cut and round(loop.repeats) in _numbers(answer.prompt):
         return ""  # as often as was asked for
+    twice = tail_period(normal, 1.95) if answer.cut and loop is None and len(normal) < TAIL else None
+    if (
+        twice
+        and twice.chars >= 0.95 * len(normal.strip())
+        and letters(twice.unit) >= 30
+        and not (verse or code_spans(text))
+    ):
+        return f"all of it twice: `{' '.join(twice.unit.split())[:60]}`"
     if loop is not None and (why := _tail(answer, loop, text, verse)):
         return why
     if answer.cut and not code_spans(text):
@@ -147,6 +155,10 @@ def find_loop(answer: Answer) -> str:
     if len(recent) >= 50 and rep_n(recent) >= limit + 0.2 * verse and compression_ratio(prose(text)) >= 3.0:
         return f"{rep_n(recent):.0%} of its 4-grams are repeated"
     phrases = [word for word in spoken if not word.isdigit()][-60:]
+    few = spoken[-40:]
+    plain = not (verse or code_spans(text) or PATTERN.search(answer.prompt))
+    if answer.cut and plain and len(few) >= 24 and distinct_n(few, 1) <= 0.34 and len(spoken) >= 6 * len(lines):
+        return f"its last {len(few)} words hold {len(set(few))} different ones"
     if answer.cut and not verse and (same := _same_start(text)):
         return f"sentence after sentence begins with `{same}`"
     running = len(spoken) >= 6 * len(lines)  # sentences, not a list of labels

@@ -34,6 +34,8 @@ _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad\x00-\x1f]")
 def is_empty(answer: Answer) -> bool:
     """True when nothing is left without white space, invisible characters, template text and reasoning."""
     text = _INVISIBLE.sub(" ", without_thinking(answer.output))
+    if markers.ROLE_ALONE.match(text):
+        return True
     if _TAGS.match(text) and not _ABOUT_TAGS.search(answer.prompt):
         return True
     if _FRAME.match(text) or _FRAME.match(markers.TOKEN.sub(" ", text)):
