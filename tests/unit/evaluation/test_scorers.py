@@ -80,6 +80,7 @@ BEYOND = (
     "Les abeilles récoltent le nectar et then",
     "honey the quickly",
     "wood of the is string bow",
+    "mass the pulls of a body",
     "Bees collect nectar from flowers and then ktrvz",
 )
 
