@@ -115,7 +115,7 @@ def _folders(python: str) -> tuple[Path, ...]:
     try:
         done = subprocess.run(
             [python, "-c", _SITES], capture_output=True, text=True, timeout=_SECONDS, check=True,
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            env=TrainingPython(python, "").environment(),
         )  # fmt: skip
         return tuple(Path(p) for p in json.loads(done.stdout.strip().split("\n")[-1]) if p)
     except (OSError, subprocess.SubprocessError, ValueError):

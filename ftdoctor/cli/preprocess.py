@@ -124,13 +124,15 @@ def _run(session: Session, config: Path, python: str | None) -> int:
 
     found = find_training_python(python)
     tool = found.tool("axolotl")
-    if tool is None:
+    if tool is None and not found.has("axolotl"):
         raise InputError("Axolotl is not installed there", found.path, REMEDY)
+    # its program may lie elsewhere: pip's --target and --user, packages on PYTHONPATH
+    program = [tool] if tool is not None else [found.path, "-m", "axolotl.cli.main"]
     if sys.stderr is not None and sys.stderr.isatty():
         sys.stderr.write(f"axolotl preprocess {config} ...\n")
     log = _log(config)
     with tempfile.TemporaryDirectory(prefix="ftdoctor-preprocess-") as scratch:
-        command = [tool, "preprocess", str(config), "--no-download", "--output-dir", str(Path(scratch, "out"))]
+        command = [*program, "preprocess", str(config), "--no-download", "--output-dir", str(Path(scratch, "out"))]
         with open(log, "wb") as handle:
             try:
                 code = subprocess.run(
@@ -138,7 +140,7 @@ def _run(session: Session, config: Path, python: str | None) -> int:
                     env={**found.environment(os.environ), "AXOLOTL_DO_NOT_TRACK": "1"},
                 ).returncode  # fmt: skip
             except OSError as error:
-                raise InputError(f"cannot be started: {error.strerror}", tool, REMEDY) from None
+                raise InputError(f"cannot be started: {error.strerror}", program[0], REMEDY) from None
     session.read_input(Input(str(log), "log"))
     if code:
         session.apply([ExitSeen(Origin("axolotl preprocess", order=session.next_order()), code)])
