@@ -26,7 +26,7 @@ from ftdoctor.sources.files import Damaged, Input, kind_of
 from ftdoctor.sources.follow import Grown, Logs
 from ftdoctor.sources.heartbeat import Heartbeats
 from ftdoctor.sources.journal import JournalWriter, is_journal
-from ftdoctor.sources.rank_logs import Ranks, run_folder
+from ftdoctor.sources.rank_logs import Ranks, run_folder, run_id
 from ftdoctor.sources.structured import READERS
 
 if TYPE_CHECKING:
@@ -63,12 +63,13 @@ class LiveSession:
         """
         self.session = Session(rules, JournalWriter(journal) if journal else None)
         self._beside: Beside | None = None
+        launched = run_folder(paths)
         if machine:
             from ftdoctor.sources.beside import Beside
 
             output = next((p for p in paths if os.path.isdir(p)), os.path.dirname(paths[0]) or "." if paths else ".")
-            self._beside = Beside(self.session.orders, output=output, paths=paths, gpus=gpus)
-        launched = run_folder(paths)
+            mark = run_id(launched) if launched is not None else None
+            self._beside = Beside(self.session.orders, output=output, paths=paths, gpus=gpus, run_id=mark)
         if launched is not None:
             heartbeats = heartbeats or launched / "heartbeat"
         self._ranks = Ranks(launched) if launched is not None else None

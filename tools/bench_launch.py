@@ -1,6 +1,6 @@
 """What `ftdoctor launch` costs a training: the step time under it against the bare command, alternated.
 
-    python -m tools.bench_launch --venv .rig-venv [--pairs 5] [--steps 120]
+    python -m tools.bench_launch --venv .rig-venv [--pairs 5] [--steps 600]
 
 Real Axolotl with the 125,000-parameter model of the rig on one CPU rank: steps are so short that any cost shows. The
 heartbeat is on, as it is by default. The time is the Trainer's own (`train_runtime`), which leaves the start out.
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, default=Path(".rig-venv"), help="the training environment")
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=600)
     options = parser.parse_args()
     if options.pairs < 2:
         parser.error("an interval needs two pairs")

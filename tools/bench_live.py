@@ -240,11 +240,13 @@ def _cpu(pid: int) -> float:
     total = 0.0
     for each in _family(pid):
         with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            # children that have ended already: `watch` starts one for every look
+            total += sum(int(fields[i]) for i in (13, 14)) / os.sysconf("SC_CLK_TCK")
             tasks = [path.read_text().split() for path in Path(f"/proc/{each}/task").glob("*/schedstat")]
             if tasks:
                 total += sum(int(fields[0]) for fields in tasks) / 1e9
                 continue
-            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
             total += sum(int(fields[i]) for i in (11, 12)) / os.sysconf("SC_CLK_TCK")
     return total
 

@@ -19,10 +19,11 @@ from typing import Any
 
 from ftdoctor.errors import InputError, UsageError
 from ftdoctor.launch.slurm import Rendezvous
+from ftdoctor.sources.ranks import RUN_ID
 from ftdoctor.training_python import TrainingPython
 
 RUNS = "ftdoctor-runs"
-MARK = "FTDOCTOR_RUN_ID"  # in the environment of every process of the run, so that all of them can be found again
+MARK = RUN_ID  # so that all processes of the run can be found again
 CHECKPOINT_FILE = "axolotl_checkpoint.save"  # Axolotl's dynamic checkpoint: asks for a save at the next step
 RAS_PORTS = (28100, 900)  # first and number; NCCL's own is 28028
 LAUNCHERS = ("accelerate", "torchrun", "python")

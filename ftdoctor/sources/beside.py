@@ -36,10 +36,12 @@ class Beside:
         paths: Sequence[str] = (),
         every: float = 1.0,
         gpus: bool = True,
+        run_id: str | None = None,
     ) -> None:
         """`output` is the folder whose disk is watched, `paths` what the run writes; `every` seconds between looks at
-        the GPUs; without `gpus` NVML is left alone.
+        the GPUs; without `gpus` NVML is left alone. With `run_id` only processes that carry it are the run's.
         """
+        self._run_id = run_id
         self._paths = [os.path.abspath(p) for p in paths]
         self._orders = orders
         self._gpus = GpuPoller(orders, every=every) if gpus else None
@@ -83,6 +85,8 @@ class Beside:
     def _find_ranks(self, latest: list[GpuSample], stamp: float) -> list[Event]:
         """Facts of ranks that are new or moved; one job only: the one with most ranks."""
         found = rank_gpus(latest)
+        if self._run_id is not None:
+            found = [rank for rank in found if rank.run_id == self._run_id]
         if not found:
             return self._alone(latest, stamp)
         jobs: dict[str, list[RankGpu]] = {}

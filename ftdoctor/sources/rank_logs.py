@@ -9,6 +9,7 @@ that line numbers hold. The rank's log is written first: whoever has read a mixe
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from ftdoctor.sources.files import Input, chunks
 from ftdoctor.sources.follow import Follower, Grown
+from ftdoctor.sources.ranks import RUN_ID
 
 FOLDER = "ranks"
 MIXED = "train.log"
@@ -115,6 +117,15 @@ def run_folder(paths: Iterable[str]) -> Path | None:
         if (path.is_dir() or path.name == MIXED) and (folder / "run.json").is_file():
             return folder
     return None
+
+
+def run_id(folder: Path) -> str | None:
+    """What every process of the launched run in `folder` carries in its environment; None when it does not say."""
+    try:
+        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))["added"][RUN_ID]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 class Ranks:

@@ -22,12 +22,16 @@ from ftdoctor.sources.machine import PROC, processes, read_environ, read_stat
 from ftdoctor.upstream.cuda_visible import visible_devices
 
 _FIRST_NAMESPACE = "pid:[4026531836]"  # the kernel's number for the host's own process ids
+RUN_ID = "FTDOCTOR_RUN_ID"  # `launch` sets it in the environment of every process of its run
 _JOB = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, slots=True)
 class RankGpu:
-    """A rank's process and its GPU; `how` is pid | expected | unknown, `job` tells runs on one machine apart."""
+    """A rank's process and its GPU; `how` is pid | expected | unknown.
+
+    `job` tells runs on one machine apart, `run_id` those that `launch` started.
+    """
 
     rank: int
     local_rank: int | None
@@ -36,6 +40,7 @@ class RankGpu:
     uuid: str | None
     how: str
     job: str
+    run_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,7 @@ def _place(rank: _Rank, holders: dict[int, list[tuple[str, float]]], gpus: list[
             uuid, how = expected, "pid"
         else:  # the memory of a rank that sits where nobody expects it; small contexts on peers do not count
             uuid, how = (largest[0], "pid") if len(largest) == 1 else (None, "unknown")
-    return RankGpu(rank.rank, rank.local_rank, rank.world_size, rank.pid, uuid, how, rank.job)
+    return RankGpu(rank.rank, rank.local_rank, rank.world_size, rank.pid, uuid, how, rank.job, rank.environ.get(RUN_ID))
 
 
 def _expected(rank: _Rank, gpus: list[GpuSample], proc: Path) -> str | None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ftdoctor.events import GpuSample
+from ftdoctor.events import FactLearned, GpuSample
 from ftdoctor.live import LiveSession, replayed
 from ftdoctor.ruleset.load import load
 from ftdoctor.sources.beside import Beside
@@ -199,3 +199,43 @@ def test_gpus_can_be_left_alone() -> None:
     assert beside.error is None
     assert not [e for e in events if isinstance(e, GpuSample)]
     beside.close()
+
+
+def test_ranks_of_another_launched_run_are_not_taken_for_ours(tmp_path: Path) -> None:
+    import itertools
+
+    from ftdoctor.sources.rank_logs import run_id
+
+    (tmp_path / "run.json").write_text(json.dumps({"added": {"FTDOCTOR_RUN_ID": "ours"}}))
+    assert run_id(tmp_path) == "ours"
+    assert run_id(tmp_path / "absent") is None
+    common = {**os.environ, "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "ftdoctor-test", "MASTER_PORT": "1"}
+    sleep = [sys.executable, "-c", "import sys; print('up', flush=True); sys.stdin.read()"]
+    started = []
+
+    def start(mark: str, world: str) -> int:
+        env = {**common, "FTDOCTOR_RUN_ID": mark, "WORLD_SIZE": world}
+        process = subprocess.Popen(sleep, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process.pid
+
+    def facts() -> dict[str, object]:
+        beside = Beside(itertools.count(1), output=".", gpus=False, run_id="ours")
+        try:
+            return {e.name: e.value for e in beside.poll(0.0, 0.0) if isinstance(e, FactLearned)}
+        finally:
+            beside.close()
+
+    try:
+        start("another", "8")
+        assert "world_size" not in facts(), "the only run on this machine is not ours"
+        ours = start("ours", "2")
+        found = facts()
+        assert found["world_size"] == 2
+        assert found["rank_pid.0"] == ours
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
