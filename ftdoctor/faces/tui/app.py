@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import select
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -31,6 +32,7 @@ from ftdoctor.faces.tui.widgets.log import LogView
 from ftdoctor.faces.tui.widgets.plot import Metrics, Plot
 from ftdoctor.faces.tui.widgets.tabs import ViewTabs
 
+TERMINAL_SECONDS = 2.0  # between two looks whether the terminal is still there
 VIEWS = ("overview", "plots", "gpus", "log")
 
 
@@ -125,6 +127,23 @@ class DoctorApp(App[None]):
         self.show(EMPTY)
         if self._poller is not None:
             self._poller.start(lambda frame: self.post_message(FrameTaken(frame)))
+        if not self.is_headless:
+            self.set_interval(TERMINAL_SECONDS, self._look_for_terminal)
+
+    def _look_for_terminal(self) -> None:
+        """Where SIGHUP is ignored (nohup) nothing else says that the terminal has gone, and Textual reads for ever."""
+        try:
+            look = select.poll()
+            look.register(0, 0)
+            gone = any(state & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, state in look.poll(0))
+        except (OSError, AttributeError):  # no poll() on this system
+            return
+        if gone:
+            self.terminal_gone()
+
+    def terminal_gone(self) -> None:
+        """End the screen: nobody sees it."""
+        self.exit()
 
     async def on_event(self, event: events.Event) -> None:
         """Tell the reader of somebody at the keys, before they are handled."""

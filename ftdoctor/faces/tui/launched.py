@@ -67,6 +67,10 @@ class LaunchApp(DoctorApp):
         self.answer = answer
         self.post_message(FrameTaken(None))
 
+    def terminal_gone(self) -> None:
+        """The run goes on without the screen."""
+        self._answered("plain")
+
     def _answered(self, answer: str | None) -> None:
         if answer == "stop":
             self._stop()

@@ -31,7 +31,7 @@ print("ENDED", flush=True)
 class Terminal:
     """`ftdoctor launch` of a small trainer of so many steps on a terminal of its own; `drawn` is all it wrote there."""
 
-    def __init__(self, folder: Path, steps: int) -> None:
+    def __init__(self, folder: Path, steps: int, hangup: signal.Handlers = signal.SIG_DFL) -> None:
         (folder / "train.py").write_text(TRAIN)
         self.run = folder / "ftdoctor-runs/r"
         self.drawn = b""
@@ -40,7 +40,7 @@ class Terminal:
         env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
         self.process = subprocess.Popen(
             [*command, "train.py", str(steps)], cwd=folder, env=env, stdin=far, stdout=far, stderr=far,
-            start_new_session=True,
+            start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup) and None,
         )  # fmt: skip
         os.close(far)
         threading.Thread(target=self._read, daemon=True).start()
@@ -75,11 +75,11 @@ def wait(wanted: Callable[[], object], what: str, seconds: float = 90.0) -> None
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Callable[[int], Terminal]]:
+def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     made: list[Terminal] = []
 
-    def begin(steps: int) -> Terminal:
-        made.append(Terminal(tmp_path, steps))
+    def begin(steps: int, hangup: signal.Handlers = signal.SIG_DFL) -> Terminal:
+        made.append(Terminal(tmp_path, steps, hangup))
         return made[0]
 
     yield begin
@@ -94,7 +94,7 @@ def terminal(tmp_path: Path) -> Iterator[Callable[[int], Terminal]]:
                 os.kill(pid, signal.SIGKILL)
 
 
-def test_q_asks_and_s_stops_gently(terminal: Callable[[int], Terminal]) -> None:
+def test_q_asks_and_s_stops_gently(terminal: Callable[..., Terminal]) -> None:
     seen = terminal(3000)
     seen.shows("Overview")
     seen.press("q")
@@ -107,7 +107,7 @@ def test_q_asks_and_s_stops_gently(terminal: Callable[[int], Terminal]) -> None:
     assert "'loss'" not in seen.drawn.decode(errors="replace").rpartition("SIGTERM to the launcher")[2]
 
 
-def test_left_in_the_background_it_runs_on(terminal: Callable[[int], Terminal]) -> None:
+def test_left_in_the_background_it_runs_on(terminal: Callable[..., Terminal]) -> None:
     seen = terminal(60)
     seen.shows("Overview")
     seen.press("q")
@@ -118,7 +118,7 @@ def test_left_in_the_background_it_runs_on(terminal: Callable[[int], Terminal]) 
     wait(lambda: "ENDED" in seen.log, "the end of the run")
 
 
-def test_a_closed_terminal_ends_the_screen_and_not_the_run(terminal: Callable[[int], Terminal]) -> None:
+def test_a_closed_terminal_ends_the_screen_and_not_the_run(terminal: Callable[..., Terminal]) -> None:
     seen = terminal(40)
     seen.shows("Overview")
     os.close(seen.near)
@@ -128,7 +128,16 @@ def test_a_closed_terminal_ends_the_screen_and_not_the_run(terminal: Callable[[i
     assert seen.exit() == {"code": 0, "stopped_for": None, "signalled": False}
 
 
-def test_ctrl_c_is_a_gentle_stop_and_the_end_closes_the_screen(terminal: Callable[[int], Terminal]) -> None:
+def test_a_terminal_that_goes_while_hangups_are_ignored_ends_the_screen_too(terminal: Callable[..., Terminal]) -> None:
+    seen = terminal(40, signal.SIG_IGN)  # as nohup does
+    seen.shows("Overview")
+    os.close(seen.near)
+    assert seen.process.wait(90) == 0
+    assert "ENDED" in seen.log
+    assert seen.exit() == {"code": 0, "stopped_for": None, "signalled": False}
+
+
+def test_ctrl_c_is_a_gentle_stop_and_the_end_closes_the_screen(terminal: Callable[..., Terminal]) -> None:
     seen = terminal(3000)
     seen.shows("Overview")
     seen.press("\x03")
