@@ -10,7 +10,6 @@ Prints each pair and the mean difference with a 95 % interval (Student's t over 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
 import shutil
@@ -22,22 +21,14 @@ from pathlib import Path
 
 import yaml
 
+from tools.intervals import interval
 from tools.record.rig import Rig
 
 ROOT = Path(__file__).resolve().parent.parent
-# two-sided 95 % quantiles of Student's t, by degrees of freedom
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _RUNTIME = re.compile(r"'train_runtime': '?([\d.]+)")
 
 
-def interval(differences: list[float]) -> tuple[float, float]:
-    """Mean and the half width of its 95 % interval."""
-    count = len(differences)
-    spread = statistics.stdev(differences) / math.sqrt(count)
-    return statistics.mean(differences), T95[min(count - 2, len(T95) - 1)] * spread
-
-
-def seconds_per_step(rig: Rig, steps: int, watched: bool, number: int) -> float:
+def milliseconds_per_step(rig: Rig, steps: int, watched: bool, number: int) -> float:
     """One run to its end; milliseconds of one optimizer step."""
     shutil.rmtree(rig.folder / "out", ignore_errors=True)
     python = str(rig.venv / "bin/python")
@@ -73,12 +64,12 @@ def main() -> None:
         for key in ("eval_steps", "evals_per_epoch", "saves_per_epoch", "deepspeed"):
             data.pop(key, None)
         (rig.folder / "bench.yml").write_text(yaml.safe_dump(data, sort_keys=False))
-        seconds_per_step(rig, options.steps, False, 0)  # caches of the file system and of the prepared data
+        milliseconds_per_step(rig, options.steps, False, 0)  # caches of the file system and of the prepared data
         bare: list[float] = []
         watched: list[float] = []
         for pair in range(1, options.pairs + 1):
             for under in (pair % 2 == 0, pair % 2 == 1):  # neither is always the first
-                (watched if under else bare).append(seconds_per_step(rig, options.steps, under, pair))
+                (watched if under else bare).append(milliseconds_per_step(rig, options.steps, under, pair))
             print(f"pair {pair}: bare {bare[-1]:.2f} ms, under launch {watched[-1]:.2f} ms a step", flush=True)
         mean, half = interval([w - b for w, b in zip(watched, bare, strict=True)])
         percent = 100 / statistics.mean(bare)

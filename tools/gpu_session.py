@@ -38,11 +38,11 @@ from pathlib import Path
 from typing import Any
 
 from tools.calibrate_memory import prepare
+from tools.intervals import interval
 
 ROOT = Path(__file__).resolve().parent.parent
 FTDOCTOR = [sys.executable, "-m", "ftdoctor"]
 KEPT = ("train.log", "journal.jsonl", "diagnosis.json", "run.json")
-STUDENT = (0.0, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # two-sided 95 %, by degrees of freedom
 QLORA: dict[str, Any] = {
     "base_model": "llama-1b", "tokenizer_type": "PreTrainedTokenizerFast", "chat_template": "llama3",
     "special_tokens": {"pad_token": "<|end_of_text|>"}, "datasets": [{"path": "chat.jsonl", "type": "chat_template"}],
@@ -211,19 +211,22 @@ def _watched_steps(command: list[str], log: Path) -> tuple[subprocess.Popen[byte
     return process, times
 
 
-def _interval(differences: list[float]) -> str:
-    """Mean and 95 % interval (Student) of relative differences."""
-    number = len(differences)
-    mean, spread = statistics.mean(differences), statistics.stdev(differences)
-    half = STUDENT[min(number - 1, len(STUDENT) - 1)] * spread / number**0.5
-    return f"{mean:+.2%}, 95 % interval {mean - half:+.2%} to {mean + half:+.2%}, {number} pairs"
+def _told(differences: list[float]) -> str:
+    """Mean and 95 % interval of relative differences."""
+    mean, half = interval(differences)
+    return f"{mean:+.2%}, 95 % interval {mean - half:+.2%} to {mean + half:+.2%}, {len(differences)} pairs"
+
+
+def _bare(config: str) -> list[str]:
+    """The training without ftdoctor, one rank per GPU."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(gpus())]
+    return [*launcher, "-m", "axolotl.cli.train", config]
 
 
 def alongside(out: Path, pairs: int = 7, seconds: float = 20.0) -> None:
     """Blocks of `seconds` with and without `ftdoctor watch` on a terminal of its own, in one run: paired means."""
-    bare = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(gpus()), "-m", "axolotl.cli.train"]
     log = Path("alongside.log")
-    process, times = _watched_steps([*bare, _config("alongside", max_steps=5000)], log)
+    process, times = _watched_steps(_bare(_config("alongside", max_steps=5000)), log)
     _until(process, lambda: len(times) >= 20, 150)
     means: dict[bool, list[float]] = {True: [], False: []}
     for block in range(2 * pairs):
@@ -249,14 +252,13 @@ def alongside(out: Path, pairs: int = 7, seconds: float = 20.0) -> None:
     differences = [(a - b) / b for a, b in zip(means[True], means[False])]  # noqa: B905
     print(f"step, ms: with {[round(1e3 * m, 1) for m in means[True]]}")
     print(f"step, ms: without {[round(1e3 * m, 1) for m in means[False]]}")
-    print(f"alongside: {_interval(differences)}")
+    print(f"alongside: {_told(differences)}")
     (out / "alongside.json").write_text(json.dumps({"with": means[True], "without": means[False]}))
 
 
 def cost(out: Path, pairs: int = 5) -> None:
     """The median step of runs under `launch` and of the bare command; the first ten steps are left out."""
     config = _config("cost", max_steps=60)
-    bare = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(gpus()), "-m", "axolotl.cli.train"]
 
     def step(command: list[str], log: str) -> float:
         process, times = _watched_steps(command, Path(log))
@@ -267,14 +269,14 @@ def cost(out: Path, pairs: int = 5) -> None:
     differences: list[float] = []
     for number in range(pairs):
         ours = [*FTDOCTOR, "launch", config, "--name", f"cost{number}", "--launcher", "torchrun", "--processes"]
-        commands = [([*ours, str(gpus())], f"with{number}.log"), ([*bare, config], f"bare{number}.log")]
+        commands = [([*ours, str(gpus())], f"with{number}.log"), (_bare(config), f"bare{number}.log")]
         order = commands if number % 2 else commands[::-1]  # neither is always the first
         taken = {log[:4]: step(command, log) for command, log in order}
         print(f"pair {number + 1}: with {1e3 * taken['with']:.1f} ms, without {1e3 * taken['bare']:.1f} ms", flush=True)
         differences.append((taken["with"] - taken["bare"]) / taken["bare"])
         (out / "cost.json").write_text(json.dumps(differences))
         if number:
-            print(f"cost: {_interval(differences)}", flush=True)
+            print(f"cost: {_told(differences)}", flush=True)
 
 
 def batched(out: Path) -> None:

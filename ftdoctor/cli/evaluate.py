@@ -296,7 +296,7 @@ class Keeper:
     """Writes what there is now and then, so that an interrupted run loses little and writing costs little.
 
     All answers are judged again with each writing: it takes at most a tenth of the time. As a context manager it writes
-    once more at the end when something is left, whatever ends it.
+    what is left when an exception ends it; after a good end its user writes the results.
     """
 
     def __init__(self, write: Callable[[], object], clock: Callable[[], float] = time.monotonic) -> None:
@@ -316,9 +316,9 @@ class Keeper:
         """Nothing to do."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Write what was left."""
-        if self._left:
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Write what would be lost."""
+        if self._left and kind is not None:
             self._write()
 
 

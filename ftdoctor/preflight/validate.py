@@ -73,11 +73,6 @@ def told(answer: Answer) -> Seen:
     return Seen(f"{version} accepts it", facts)
 
 
-def validate(python: TrainingPython, config: Path, machine: Machine | None, deepspeed: Path | None = None) -> Seen:
-    """`ask` and `told` in one."""
-    return told(ask(python, config, machine, deepspeed))
-
-
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 

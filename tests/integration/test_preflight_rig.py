@@ -11,7 +11,7 @@ import pytest
 from ftdoctor.cli import preflight
 from ftdoctor.preflight import environment
 from ftdoctor.preflight.machines import assume
-from ftdoctor.preflight.validate import _ANY, _run, validate
+from ftdoctor.preflight.validate import _ANY, _run, ask, told
 from ftdoctor.ruleset.load import shipped_dir
 from ftdoctor.training_python import TrainingPython
 from ftdoctor.upstream.schema import axolotl_version
@@ -25,7 +25,7 @@ CARDS = {"24gb": "RTX4090", "40gb": "A100-40GB", "80gb": "A100-80GB"}
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.stem)
 def test_axolotl_accepts_each_recipe(recipe: Path, training_python: Path) -> None:
     count, _, size = recipe.stem.rpartition("-")[2].partition("x")
-    seen = validate(TrainingPython(str(training_python), "here"), recipe, assume(f"{count}x{CARDS[size]}"))
+    seen = told(ask(TrainingPython(str(training_python), "here"), recipe, assume(f"{count}x{CARDS[size]}")))
     assert seen.facts.get("axolotl.accepted") is True, seen.summary
 
 

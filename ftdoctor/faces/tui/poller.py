@@ -94,9 +94,9 @@ class Poller:
             now = self._monotonic()
             pending = live.step(now, self._wall()) or pending
             over = live.ended(self._monotonic())
-            now = self._monotonic()
-            due = now - last >= max(FRAME_SECONDS, cost / (PART_BEHIND if live.behind else PART))
-            if live.behind:
+            now, behind = self._monotonic(), live.behind
+            due = now - last >= max(FRAME_SECONDS, cost / (PART_BEHIND if behind else PART))
+            if behind:
                 due = (self._give_way() or now - last >= LATE_SECONDS) and due
             if over != ended or (due and (pending or now - last >= IDLE_SECONDS)):
                 ended, pending = over, False

@@ -11,7 +11,7 @@ import yaml
 from ftdoctor.cli import init, preflight
 from ftdoctor.errors import UsageError
 from ftdoctor.preflight.machines import assume
-from ftdoctor.preflight.validate import validate
+from ftdoctor.preflight.validate import ask, told
 from ftdoctor.ruleset.load import shipped_dir
 from ftdoctor.training_python import TrainingPython
 
@@ -40,7 +40,7 @@ def test_a_recipe_passes_preflight(recipe: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.skipif(not RIG.is_file(), reason="no training environment with Axolotl here")
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.stem)
 def test_axolotl_accepts_a_recipe(recipe: Path) -> None:
-    seen = validate(TrainingPython(str(RIG), "here"), recipe, assume(machine_of(recipe)))
+    seen = told(ask(TrainingPython(str(RIG), "here"), recipe, assume(machine_of(recipe))))
     assert seen.facts == {"axolotl.accepted": True}, seen.summary
 
 
